@@ -1,0 +1,45 @@
+//! What only servers of others can judge and the conformance suite does not reach.
+
+use super::*;
+use crate::Attributes;
+
+/// Copies of more than 5 GiB take this way; a server asks for parts of 5 MiB, so that 12 MiB show it all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_in_parts_is_an_object_like_the_first() {
+    for server in [cistern_testkit::minio(), cistern_testkit::moto()] {
+        let mut config = S3Config::new("copies-in-parts");
+        config.endpoint = Some(server.endpoint().parse().unwrap());
+        config.credentials = Credentials::fixed(server.access_key(), server.secret_key());
+        let bucket = S3::connect(config).unwrap();
+        bucket.create().await.unwrap();
+        let content: Bytes = (0..12 << 20).map(|i: u32| (i / 7) as u8).collect::<Vec<u8>>().into();
+        let attributes = Attributes {
+            content_type: Some("text/x".into()),
+            expires: Some("Wed, 21 Oct 2026 07:28:00 GMT".into()),
+            meta: [("owner".into(), "Zoë".into())].into(),
+            tags: Some([("tier".into(), "a b".into())].into()),
+            ..Attributes::default()
+        };
+        let options = PutOptions { attributes, ..PutOptions::default() };
+        let (from, to) = (Key::from("from/ä +%"), Key::from("to"));
+        bucket.put(&from, std::slice::from_ref(&content), &options).await.unwrap();
+
+        let (entry, found) = bucket.head(&from).await.unwrap();
+        let put = write::copy_in_parts(&bucket.inner, &entry, &to, found, 5 << 20).await.unwrap();
+        assert!(put.revision.etag().unwrap().ends_with("-3"), "{put:?}");
+        let get = bucket.get(&to, &GetOptions { range: None, revision: Some(put.revision) }).await.unwrap();
+        assert_eq!(
+            (&get.attributes.meta, &get.attributes.expires),
+            (&options.attributes.meta, &options.attributes.expires)
+        );
+        assert_eq!(get.attributes.content_type, options.attributes.content_type);
+        assert!(get.body.bytes().await.unwrap() == content);
+        assert_eq!(Some(bucket.tags(&to).await.unwrap()), options.attributes.tags);
+
+        // The source was replaced since it was looked at.
+        let (entry, found) = bucket.head(&from).await.unwrap();
+        bucket.put(&from, &[Bytes::from(vec![0; 12 << 20])], &options).await.unwrap();
+        let late = write::copy_in_parts(&bucket.inner, &entry, &to, found, 5 << 20).await;
+        assert_eq!(late.unwrap_err().kind, ErrorKind::PreconditionFailed, "{}", server.endpoint());
+    }
+}

@@ -1,0 +1,303 @@
+//! The verbs that every store speaks, and their parameters and answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+
+use crate::{Attributes, Entry, Error, ErrorKind, Key, Ledger, Result, Revision, Tags, Verb};
+
+/// What a store can do; asked for, never inferred from its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// A listing can begin behind any key, so that a bucket can be read as several ranges at once.
+    pub list_after: bool,
+    /// Objects carry headers and user metadata.
+    pub attributes: bool,
+    /// Objects carry tags.
+    pub tags: bool,
+    /// Large objects can be written as parts, concurrently.
+    pub multipart: bool,
+    /// A put can be made to fail if the key exists.
+    pub create_only: bool,
+    /// The store copies objects by itself.
+    pub copy: bool,
+    /// Objects larger than this many bytes cannot be put in one piece.
+    pub max_put: u64,
+}
+
+/// Which part of a listing is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Only keys that begin with these bytes.
+    pub prefix: Key,
+    /// Only keys behind this one (exclusive).
+    pub after: Option<Key>,
+    /// Goes on where the page that carried this token ended; overrides `after`.
+    pub token: Option<String>,
+    /// At most this many entries; the store may return fewer.
+    pub limit: Option<u32>,
+}
+
+/// One page of a listing, in ascending order of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; `None` proves that the listing reached its end.
+    pub next: Option<String>,
+}
+
+/// What part of which state of an object is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GetOptions {
+    /// Half-open range of bytes; `None` is everything.
+    pub range: Option<Range<u64>>,
+    /// Only if the object is still in this state, else [`ErrorKind::PreconditionFailed`].
+    pub revision: Option<Revision>,
+}
+
+/// The answer to a get: the object's description and its contents as a stream.
+#[derive(Debug)]
+pub struct Get {
+    /// The object as the answer describes it; `size` is that of the whole object.
+    pub entry: Entry,
+    /// The attributes that came with the answer.
+    pub attributes: Attributes,
+    /// Contents, or the range asked for.
+    pub body: Body,
+    /// Checksums of the whole object that the store gave, by algorithm (`crc64nvme`, `crc32c`,
+    /// `sha256`, `md5`, …), raw bytes; empty for ranges.
+    pub checksums: BTreeMap<&'static str, Bytes>,
+}
+
+/// A stream of bytes of known length.
+pub struct Body {
+    length: u64,
+    stream: BoxStream<'static, Result<Bytes>>,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+impl Body {
+    /// A body of `length` bytes; a stream that ends early or late yields an error at its end.
+    pub fn new(length: u64, stream: BoxStream<'static, Result<Bytes>>) -> Self {
+        Body { length, stream }
+    }
+
+    /// A body that is in memory already.
+    pub fn from_bytes(bytes: Bytes) -> Self {
+        Body { length: bytes.len() as u64, stream: futures::stream::iter([Ok(bytes)]).boxed() }
+    }
+
+    /// The number of bytes that a complete stream yields.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The next piece; `None` at the end, which comes only after exactly [`length`](Self::length) bytes.
+    ///
+    /// # Errors
+    /// What the backend met; [`ErrorKind::BadAnswer`] when the stream is longer or shorter than promised.
+    pub async fn next(&mut self) -> Option<Result<Bytes>> {
+        let wrong = |what| Error::new(ErrorKind::BadAnswer, Verb::Get, "").detail(what);
+        match self.stream.next().await {
+            Some(Ok(bytes)) if bytes.len() as u64 > self.length => {
+                self.stream = futures::stream::empty().boxed();
+                self.length = 0;
+                Some(Err(wrong("the body is longer than announced")))
+            }
+            Some(Ok(bytes)) => {
+                self.length -= bytes.len() as u64;
+                Some(Ok(bytes))
+            }
+            Some(Err(error)) => {
+                self.stream = futures::stream::empty().boxed();
+                self.length = 0;
+                Some(Err(error))
+            }
+            None if self.length > 0 => {
+                let error = wrong("the body ended early");
+                self.length = 0;
+                Some(Err(error))
+            }
+            None => None,
+        }
+    }
+
+    /// Everything, in one piece. The caller bounds the length before.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn bytes(mut self) -> Result<Bytes> {
+        let mut first = match self.next().await {
+            None => return Ok(Bytes::new()),
+            Some(first) => first?,
+        };
+        if self.length == 0 {
+            while let Some(more) = self.next().await {
+                more?;
+            }
+            return Ok(std::mem::take(&mut first));
+        }
+        let mut all = BytesMut::with_capacity(first.len() + self.length as usize);
+        all.extend_from_slice(&first);
+        while let Some(more) = self.next().await {
+            all.extend_from_slice(&more?);
+        }
+        Ok(all.freeze())
+    }
+}
+
+/// How an object is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// Headers, metadata and tags to store with it; a store without attributes ignores them (see
+    /// [`Capabilities::attributes`]).
+    pub attributes: Attributes,
+    /// Fails with [`ErrorKind::AlreadyExists`] if the key exists, on stores that can
+    /// ([`Capabilities::create_only`]); ignored elsewhere.
+    pub create_only: bool,
+    /// The SHA-256 of the contents, if it is known already.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// The confirmation of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// The new state of the object.
+    pub revision: Revision,
+}
+
+/// A multipart upload that was begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    /// The object that will appear when it is completed.
+    pub key: Key,
+    /// The store's name for the upload.
+    pub id: String,
+}
+
+/// One uploaded part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartId {
+    /// Number of the part, from 1.
+    pub number: u32,
+    /// The store's confirmation.
+    pub etag: String,
+}
+
+/// What became of one key of a batch deletion.
+#[derive(Debug)]
+pub struct DeleteOutcome {
+    /// The key.
+    pub key: Key,
+    /// A key that did not exist counts as deleted.
+    pub result: Result<()>,
+}
+
+/// A store of objects. Every backend, real or fake, passes `tests/conformance.rs`.
+///
+/// Backends retry by themselves what may succeed later; an error that comes out is final for this run.
+/// All methods may be called concurrently, and a dropped future leaves no object half-written.
+#[async_trait]
+pub trait Bucket: Send + Sync + fmt::Debug + 'static {
+    /// The bucket as a person names it (`s3://orders`, `/srv/backup`), without credentials.
+    fn name(&self) -> &str;
+
+    /// What this store can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The requests made through this handle.
+    fn ledger(&self) -> &Ledger;
+
+    /// Makes sure that the bucket exists and can be listed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchBucket`], [`ErrorKind::Denied`], or why it cannot be reached.
+    async fn probe(&self) -> Result<()>;
+
+    /// Creates the bucket (or directory) if it does not exist.
+    ///
+    /// # Errors
+    /// As the store says.
+    async fn create(&self) -> Result<()>;
+
+    /// One page of the listing.
+    ///
+    /// # Errors
+    /// Any error means that the range was not listed; there are no partial pages.
+    async fn list(&self, request: &ListRequest) -> Result<Page>;
+
+    /// The description and attributes of one object (tags are not read: see [`tags`](Self::tags)).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchKey`] and the like.
+    async fn head(&self, key: &Key) -> Result<(Entry, Attributes)>;
+
+    /// Contents of one object. A body that breaks off is resumed by the backend where it can be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchKey`], [`ErrorKind::PreconditionFailed`], [`ErrorKind::Archived`], …
+    async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get>;
+
+    /// Writes a whole object from pieces that lie in memory; it appears complete or not at all.
+    ///
+    /// # Errors
+    /// As the store says; the object is then as it was before.
+    async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put>;
+
+    /// Begins a multipart upload.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] without [`Capabilities::multipart`].
+    async fn begin_upload(&self, key: &Key, options: &PutOptions) -> Result<Upload>;
+
+    /// Uploads one part (5 MiB to 5 GiB on S3, but for the last).
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    async fn upload_part(&self, upload: &Upload, number: u32, body: &[Bytes]) -> Result<PartId>;
+
+    /// Makes the object appear from its parts, which are in ascending order.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    async fn complete_upload(&self, upload: &Upload, parts: &[PartId], options: &PutOptions) -> Result<Put>;
+
+    /// Throws the parts away.
+    ///
+    /// # Errors
+    /// As the store says; an upload that is gone is no error.
+    async fn abort_upload(&self, upload: &Upload) -> Result<()>;
+
+    /// Copies an object within the bucket, with its attributes and tags.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put); [`ErrorKind::Unsupported`] without [`Capabilities::copy`].
+    async fn copy(&self, from: &Key, to: &Key) -> Result<Put>;
+
+    /// Deletes one object; a missing one is no error.
+    ///
+    /// # Errors
+    /// As the store says.
+    async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// Deletes many objects, in as few requests as the store allows. One outcome per key, same order.
+    async fn delete_many(&self, keys: &[Key]) -> Vec<DeleteOutcome>;
+
+    /// The tags of one object.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Denied`] without the permission; [`ErrorKind::Unsupported`] without
+    /// [`Capabilities::tags`].
+    async fn tags(&self, key: &Key) -> Result<Tags>;
+}

@@ -1,0 +1,517 @@
+//! The command line: every verb, option and environment variable, as users of restic know them where
+//! they mean the same.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+/// Backs up and restores cloud object storage into repositories that restic reads.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cistern",
+    version,
+    about,
+    long_about = "Backs up and restores cloud object storage (S3 and compatibles) and directories into \
+                  repositories in restic's format.\n\nNothing unchanged is read twice: a bucket is compared by \
+                  listing alone. Every key and attribute is kept, and every run proves that its source was \
+                  listed completely.",
+    after_long_help = EXIT_CODES,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    /// Settings that every verb understands.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  internal error, please report it
+    2  invalid input
+    3  done in part: the output names what is missing
+   10  the repository does not exist
+   11  the repository is locked
+   12  wrong password
+   20  source, target or snapshot not found
+   21  access denied
+   22  the repository is damaged
+   23  the store is not reachable, or asks for a lower rate
+  130  interrupted";
+
+/// Settings that every verb understands.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Repository")]
+pub struct Global {
+    /// Repository: `s3://bucket/prefix`, a directory, or restic's `s3:https://host/bucket/prefix` [env:
+    /// CISTERN_REPOSITORY, RESTIC_REPOSITORY]
+    #[arg(short, long, global = true, value_name = "REPOSITORY", value_hint = ValueHint::AnyPath)]
+    pub repo: Option<String>,
+    /// File that holds the repository's address [env: CISTERN_REPOSITORY_FILE, RESTIC_REPOSITORY_FILE]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub repository_file: Option<PathBuf>,
+    /// File that holds the password [env: CISTERN_PASSWORD_FILE, RESTIC_PASSWORD_FILE]; the password itself is
+    /// read from CISTERN_PASSWORD or RESTIC_PASSWORD, or asked for
+    #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub password_file: Option<PathBuf>,
+    /// Command that prints the password [env: CISTERN_PASSWORD_COMMAND, RESTIC_PASSWORD_COMMAND]
+    #[arg(long, global = true, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
+    pub password_command: Option<String>,
+    /// Key to try first [env: CISTERN_KEY_HINT, RESTIC_KEY_HINT]
+    #[arg(long, global = true, value_name = "ID")]
+    pub key_hint: Option<String>,
+    /// Wait this long for a repository that is locked, such as 5m
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub retry_lock: Option<jiff::SignedDuration>,
+    /// Directory for cached index and directory data [default: cistern in the user's cache directory]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub cache_dir: Option<PathBuf>,
+    /// Keep no cache
+    #[arg(long, global = true)]
+    pub no_cache: bool,
+    /// Compression of new data [env: CISTERN_COMPRESSION, RESTIC_COMPRESSION] [default: auto]
+    #[arg(long, global = true, value_name = "MODE")]
+    pub compression: Option<CompressionMode>,
+    /// Size of new packs in MiB, 4 to 128 [env: CISTERN_PACK_SIZE, RESTIC_PACK_SIZE] [default: 16]
+    #[arg(long, global = true, value_name = "MIB")]
+    pub pack_size: Option<u32>,
+    /// Do not open and compare every stored blob before it counts (saves 15 to 30 % CPU)
+    #[arg(long, global = true)]
+    pub no_extra_verify: bool,
+    /// Settings of the stores.
+    #[command(flatten)]
+    pub store: Store,
+    /// Settings of the output.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How stores are reached.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Stores")]
+pub struct Store {
+    /// Endpoint of source and target, such as https://minio.example:9000 [env: AWS_ENDPOINT_URL_S3,
+    /// AWS_ENDPOINT_URL]
+    #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url)]
+    pub endpoint: Option<String>,
+    /// Region of source and target [env: AWS_REGION, AWS_DEFAULT_REGION]
+    #[arg(long, global = true)]
+    pub region: Option<String>,
+    /// Profile of source and target in ~/.aws/{credentials,config} [env: AWS_PROFILE]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Endpoint of the repository, if it is another one
+    #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url)]
+    pub repo_endpoint: Option<String>,
+    /// Region of the repository, if it is another one
+    #[arg(long, global = true, value_name = "REGION")]
+    pub repo_region: Option<String>,
+    /// Profile of the repository, if it is another one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub repo_profile: Option<String>,
+    /// How buckets are addressed; path for every endpoint that is given, host for AWS
+    #[arg(long, global = true, value_name = "STYLE", default_value = "auto")]
+    pub bucket_style: BucketStyle,
+    /// Use no credentials (public buckets)
+    #[arg(long, global = true)]
+    pub no_sign_request: bool,
+    /// File with certificates to trust, PEM [env: AWS_CA_BUNDLE, RESTIC_CACERT]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub cacert: Option<PathBuf>,
+    /// Trust any certificate (dangerous)
+    #[arg(long, global = true)]
+    pub insecure_tls: bool,
+    /// Requests in flight to each store
+    #[arg(long, global = true, value_name = "N", default_value_t = 32)]
+    pub connections: usize,
+    /// At most this many requests per second to each store
+    #[arg(long, global = true, value_name = "N")]
+    pub limit_requests: Option<u32>,
+    /// At most this many KiB per second to and from each store
+    #[arg(long, global = true, value_name = "KIB")]
+    pub limit_rate: Option<u64>,
+}
+
+/// What is printed.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Print JSON: one object per line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print more; twice: the log of every request
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// Compression of new data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompressionMode {
+    /// zstd level 3.
+    Auto,
+    /// None.
+    Off,
+    /// zstd level 1.
+    Fastest,
+    /// The best ratio, slow.
+    Max,
+}
+
+/// How buckets are addressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BucketStyle {
+    /// Path for every endpoint that is given, host for AWS.
+    Auto,
+    /// https://endpoint/bucket/key
+    Path,
+    /// https://bucket.endpoint/key
+    Host,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a repository
+    Init,
+    /// Back up a bucket, a prefix of one, or a directory
+    Backup(Backup),
+    /// List snapshots
+    Snapshots(Snapshots),
+    /// List what a snapshot holds
+    Ls(Ls),
+    /// Find keys by pattern in all snapshots
+    Find(Find),
+    /// Show what changed between two snapshots
+    Diff(Diff),
+    /// Restore a snapshot to a bucket or a directory
+    Restore(Restore),
+    /// Compare a snapshot with its live source
+    Verify(Verify),
+    /// Check that the repository is whole
+    Check(Check),
+    /// Count what snapshots hold and what they cost
+    Stats(Stats),
+    /// Run the main job on a bucket of its own, in this process
+    Demo(Demo),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man,
+}
+
+/// Which snapshots are meant.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SnapshotFilter {
+    /// Only snapshots of this host
+    #[arg(short = 'H', long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Only snapshots with this path (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub path: Vec<String>,
+    /// Only snapshots with these tags, separated by commas
+    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
+    pub tag: Vec<String>,
+}
+
+/// Which objects are meant.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Selection")]
+pub struct Select {
+    /// Only what matches the pattern (repeatable)
+    #[arg(short = 'i', long, value_name = "PATTERN")]
+    pub include: Vec<String>,
+    /// Nothing that matches the pattern (repeatable)
+    #[arg(short = 'e', long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// Patterns to include, one per line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub include_file: Vec<PathBuf>,
+    /// Patterns to exclude, one per line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub exclude_file: Vec<PathBuf>,
+    /// Patterns ignore upper and lower case
+    #[arg(long)]
+    pub ignore_case: bool,
+    /// Nothing larger than this, such as 100M or 1G
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::parse_size)]
+    pub exclude_larger_than: Option<u64>,
+    /// Nothing modified before this time, such as 2026-11-01T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub modified_since: Option<jiff::Timestamp>,
+}
+
+/// Backs up.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  cistern backup s3://orders/2026/ --repo s3://backups/orders
+  cistern backup ./photos --repo /srv/backup --exclude '*.tmp'
+
+A directory is stored as restic stores it, a bucket as /<bucket>/<key> with all attributes in an extended
+attribute. A run whose source lost more than --max-shrink of its keys is refused.")]
+pub struct Backup {
+    /// s3://bucket[/prefix], a directory, or file:///directory
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub source: String,
+    /// Tag the snapshot, separated by commas (repeatable)
+    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
+    pub tag: Vec<String>,
+    /// Host name in the snapshot [default: this host; for a bucket the endpoint's]
+    #[arg(short = 'H', long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Snapshot to compare with [default: the newest of the same source]
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub parent: Option<String>,
+    /// Read everything, also what did not change
+    #[arg(short, long)]
+    pub force: bool,
+    /// Compare with the source and write nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Write no snapshot if nothing changed
+    #[arg(long)]
+    pub skip_if_unchanged: bool,
+    /// Time of the snapshot [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub time: Option<jiff::Timestamp>,
+    /// What becomes of objects that cannot be read (archived, customer key, denied)
+    #[arg(long, value_name = "ACTION", default_value = "fail")]
+    pub on_unreadable: Unreadable,
+    /// Refuse the run if more than this share of the keys is gone
+    #[arg(long, value_name = "PERCENT", default_value = "50", value_parser = crate::units::parse_percent)]
+    pub max_shrink: f64,
+    /// Accept a source that shrank by more
+    #[arg(long)]
+    pub accept_shrink: bool,
+    /// Accept a source that holds nothing
+    #[arg(long)]
+    pub allow_empty: bool,
+    /// Do not read the tags of objects
+    #[arg(long)]
+    pub no_object_tags: bool,
+    /// Keep access times (directories)
+    #[arg(long)]
+    pub with_atime: bool,
+    /// Stay on one file system (directories)
+    #[arg(short = 'x', long)]
+    pub one_file_system: bool,
+    /// Compare files by size and time only (directories that are mounts of buckets)
+    #[arg(long)]
+    pub ignore_inode: bool,
+    /// Which objects are meant.
+    #[command(flatten)]
+    pub select: Select,
+}
+
+/// What becomes of objects that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unreadable {
+    /// The run is incomplete (exit code 3); what could be read is kept.
+    Fail,
+    /// They are missing, and named in the report (exit code 3).
+    Skip,
+}
+
+/// Lists snapshots.
+#[derive(Clone, Debug, Args)]
+pub struct Snapshots {
+    /// Only these snapshots
+    pub ids: Vec<String>,
+    /// Only the newest N of each source
+    #[arg(long, value_name = "N")]
+    pub latest: Option<usize>,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Lists contents.
+#[derive(Clone, Debug, Args)]
+pub struct Ls {
+    /// latest, latest~1, an id, each with :path
+    pub snapshot: String,
+    /// Only what lies below these paths
+    pub paths: Vec<String>,
+    /// Show type, mode, size and time
+    #[arg(short, long)]
+    pub long: bool,
+    /// Only the path itself and what lies directly in it
+    #[arg(long)]
+    pub no_recursion: bool,
+    /// Show keys of the bucket instead of paths in the snapshot
+    #[arg(long)]
+    pub keys: bool,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Finds keys.
+#[derive(Clone, Debug, Args)]
+pub struct Find {
+    /// Patterns as for --include
+    #[arg(required = true)]
+    pub patterns: Vec<String>,
+    /// Only in these snapshots
+    #[arg(short, long, value_name = "SNAPSHOT")]
+    pub snapshot: Vec<String>,
+    /// Patterns ignore upper and lower case
+    #[arg(short, long)]
+    pub ignore_case: bool,
+    /// Show type, mode, size and time
+    #[arg(short, long)]
+    pub long: bool,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Compares snapshots.
+#[derive(Clone, Debug, Args)]
+pub struct Diff {
+    /// The older snapshot
+    pub old: String,
+    /// The newer snapshot
+    pub new: String,
+    /// Show changes of attributes and times, too
+    #[arg(long)]
+    pub metadata: bool,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Restores.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  cistern restore latest --repo s3://backups/orders --to s3://orders-copy
+  cistern restore latest:/orders/2026 --repo s3://backups/orders --to ./orders
+  cistern restore latest --to s3://orders --include '*.json' --dry-run
+
+A bucket receives the original keys with all their attributes; a directory receives the paths of the
+snapshot. Without a terminal, a restore that deletes needs --yes.")]
+pub struct Restore {
+    /// latest, latest~1, an id, each with :path
+    pub snapshot: String,
+    /// s3://bucket[/prefix], a directory, or file:///directory
+    #[arg(short = 't', long, visible_alias = "target", value_name = "TARGET", value_hint = ValueHint::AnyPath)]
+    pub to: String,
+    /// What becomes of objects that are there already
+    #[arg(long, value_name = "POLICY", default_value = "if-changed")]
+    pub overwrite: OverwritePolicy,
+    /// Delete what is in the target but not in the snapshot
+    #[arg(long)]
+    pub delete: bool,
+    /// Replace the beginning of keys (repeatable)
+    #[arg(long, value_name = "OLD=NEW", value_parser = crate::units::parse_pair)]
+    pub remap: Vec<(String, String)>,
+    /// Show the plan and stop
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Read back what was written
+    #[arg(long)]
+    pub verify: bool,
+    /// Carry the plan out without asking
+    #[arg(short, long)]
+    pub yes: bool,
+    /// How files are written to a directory
+    #[arg(long, value_name = "WRITER", default_value = "auto")]
+    pub writer: FileWriter,
+    /// Restore set-uid bits and device nodes too
+    #[arg(long)]
+    pub privileged: bool,
+    /// Which objects are meant.
+    #[command(flatten)]
+    pub select: Select,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// What becomes of objects that are there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OverwritePolicy {
+    /// Write every object.
+    Always,
+    /// Write what differs.
+    IfChanged,
+    /// Write what is newer in the snapshot.
+    IfNewer,
+    /// Leave what is there alone.
+    Never,
+}
+
+/// How files are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FileWriter {
+    /// A probe of the target decides.
+    Auto,
+    /// In any order.
+    Random,
+    /// In order, nothing but create, write, close (mounts of buckets).
+    Sequential,
+}
+
+/// Compares with the live source.
+#[derive(Clone, Debug, Args)]
+pub struct Verify {
+    /// latest, latest~1, an id
+    pub snapshot: String,
+    /// s3://bucket[/prefix] or a directory [default: where the snapshot was taken]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub source: Option<String>,
+    /// Read contents on both sides, too
+    #[arg(long)]
+    pub content: bool,
+    /// Which objects are meant.
+    #[command(flatten)]
+    pub select: Select,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Checks the repository.
+#[derive(Clone, Debug, Args)]
+pub struct Check {
+    /// Read and compare all data
+    #[arg(long)]
+    pub read_data: bool,
+}
+
+/// Counts.
+#[derive(Clone, Debug, Args)]
+pub struct Stats {
+    /// Only these snapshots [default: all]
+    pub snapshots: Vec<String>,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Runs the demo.
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// Leave the server running and print the commands to try next
+    #[arg(long)]
+    pub keep: bool,
+    /// Number of objects in the bucket
+    #[arg(long, value_name = "N", default_value_t = 4_000)]
+    pub objects: usize,
+}
+
+/// Prints completions.
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}

@@ -1,0 +1,157 @@
+//! One file per verb, and what verbs share.
+
+mod backup;
+mod check;
+mod completions;
+mod demo;
+mod diff;
+mod find;
+mod init;
+mod ls;
+mod restore;
+mod snapshots;
+mod stats;
+mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cistern_engine::{Access as _, Cx, Selection, SnapshotSelector};
+use cistern_repository::{Identity, Repository};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::args::{Cli, Command, Global, Select, SnapshotFilter};
+use crate::environment::Environment;
+use crate::failure::Failure;
+use crate::ui::Ui;
+
+/// Everything a verb works with.
+pub struct Shell {
+    /// Settings of the command line.
+    pub global: Global,
+    /// Environment of the process.
+    pub environment: Environment,
+    /// The user.
+    pub ui: Arc<Ui>,
+    /// Fires on an interrupt.
+    pub cancel: CancellationToken,
+}
+
+/// Exit code of a verb that did what was asked, in part or whole.
+pub type Outcome = Result<u8, Failure>;
+
+/// Runs the verb.
+///
+/// # Errors
+/// Whatever kept it from being done.
+pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: CancellationToken) -> Outcome {
+    let shell = Shell { global: cli.global, environment, ui, cancel };
+    match cli.command {
+        Command::Init => init::run(&shell).await,
+        Command::Backup(args) => backup::run(&shell, args).await,
+        Command::Snapshots(args) => snapshots::run(&shell, args).await,
+        Command::Ls(args) => ls::run(&shell, args).await,
+        Command::Find(args) => find::run(&shell, args).await,
+        Command::Diff(args) => diff::run(&shell, args).await,
+        Command::Restore(args) => restore::run(&shell, args).await,
+        Command::Verify(args) => verify::run(&shell, args).await,
+        Command::Check(args) => check::run(&shell, args).await,
+        Command::Stats(args) => stats::run(&shell, args).await,
+        Command::Demo(args) => demo::run(&shell, args).await,
+        Command::Completions(args) => completions::shell(args),
+        Command::Man => completions::manual(),
+    }
+}
+
+impl Shell {
+    /// Access to stores, with the settings of this command line.
+    pub fn access(&self) -> Access {
+        Access::new(self.global.clone(), self.environment.clone())
+    }
+
+    /// The engine's surroundings.
+    pub fn cx(&self, access: Access) -> Cx {
+        Cx {
+            access: Arc::new(access),
+            progress: self.ui.clone(),
+            cancel: self.cancel.clone(),
+            identity: identity(),
+            concurrency: self.global.store.connections.max(1),
+            lock_wait: self.lock_wait(),
+        }
+    }
+
+    /// How long to wait for a lock.
+    pub fn lock_wait(&self) -> Duration {
+        self.global.retry_lock.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default()
+    }
+
+    /// Opens the repository for reading.
+    ///
+    /// # Errors
+    /// No address, no access, no repository, wrong password.
+    pub async fn repository(&self) -> Result<Repository, Failure> {
+        let access = self.access();
+        let address = access.repository()?;
+        let bucket = cistern_engine::repository_bucket(&address, &access).await?;
+        let password = crate::password::find(&self.global, &self.environment, false)?;
+        Ok(Repository::open(bucket, &password, access.options(&address)).await?)
+    }
+}
+
+/// Who acts: this process.
+pub fn identity() -> Identity {
+    Identity {
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        username: whoami(),
+        pid: std::process::id(),
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    }
+}
+
+fn whoami() -> String {
+    ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .unwrap_or_else(|| if rustix::process::getuid().is_root() { "root".into() } else { "unknown".into() })
+}
+
+/// The engine's form of a selection; patterns of files are added.
+///
+/// # Errors
+/// A pattern file that cannot be read.
+pub fn selection(select: &Select) -> Result<Selection, Failure> {
+    let with_files = |patterns: &[String], files: &[std::path::PathBuf]| -> Result<Vec<String>, Failure> {
+        let mut all = patterns.to_vec();
+        for file in files {
+            let text = std::fs::read_to_string(file)
+                .map_err(|e| Failure::io(format!("reading the pattern file {}", file.display()), e))?;
+            all.extend(
+                text.lines()
+                    .map(str::trim)
+                    .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                    .map(str::to_owned),
+            );
+        }
+        Ok(all)
+    };
+    Ok(Selection {
+        include: with_files(&select.include, &select.include_file)?,
+        exclude: with_files(&select.exclude, &select.exclude_file)?,
+        ignore_case: select.ignore_case,
+        max_size: select.exclude_larger_than,
+        modified_since: select.modified_since,
+    })
+}
+
+/// The engine's form of a snapshot's name with its filters.
+pub fn selector(name: &str, filter: &SnapshotFilter) -> SnapshotSelector {
+    SnapshotSelector {
+        name: name.to_owned(),
+        host: filter.host.clone(),
+        paths: filter.path.clone(),
+        tags: filter.tag.clone(),
+    }
+}

@@ -1,0 +1,81 @@
+//! The one binary: parses, runs the verb, prints, exits.
+
+mod access;
+mod args;
+mod commands;
+mod environment;
+mod failure;
+mod listing;
+mod password;
+mod profile;
+mod ui;
+mod units;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Cli, Command};
+use crate::environment::Environment;
+use crate::ui::Ui;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let yes = matches!(&cli.command, Command::Restore(restore) if restore.yes);
+    let ui = Arc::new(Ui::new(&cli.global.output, yes));
+    log(cli.global.output.verbose);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            ui.fail(&failure::Failure::io("starting the runtime".to_owned(), error));
+            return ExitCode::from(1);
+        }
+    };
+    let result = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        tokio::spawn(interrupts(cancel.clone(), ui.clone()));
+        commands::run(cli, Environment::of_process(), ui.clone(), cancel).await
+    });
+    // Threads that still read from a store that hangs must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => {
+            ui.clear();
+            ExitCode::from(code)
+        }
+        Err(failure) => {
+            ui.fail(&failure);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// The first interrupt asks the verb to stop and clean up; the second ends the process.
+async fn interrupts(cancel: CancellationToken, ui: Arc<Ui>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let mut wait = async || {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    };
+    wait().await;
+    ui.note("stopping; interrupt again to end at once");
+    cancel.cancel();
+    wait().await;
+    std::process::exit(130);
+}
+
+/// The log goes to standard error: nothing by default, `-vv` for requests.
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 | 1 => tracing::Level::ERROR,
+        2 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false).init();
+}

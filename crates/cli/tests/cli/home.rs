@@ -1,0 +1,181 @@
+//! A hermetic home directory to run the binary in, and its output with what changes from run to run replaced.
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// A home directory with a repository's place and password.
+pub struct Home {
+    dir: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+    uid: Option<u32>,
+}
+
+/// What a command left behind.
+pub struct Run {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+    command: String,
+    home: String,
+}
+
+impl Home {
+    /// An empty home; the repository is the directory `repo` in it.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let home = Home { dir, environment: Vec::new(), uid: None };
+        let repository = home.path("repo").display().to_string();
+        home.with("CISTERN_REPOSITORY", repository).with("CISTERN_PASSWORD", "geheim")
+    }
+
+    /// Sets a variable.
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Removes a variable.
+    pub fn without(mut self, name: &str) -> Self {
+        self.environment.retain(|(other, _)| other != name);
+        self
+    }
+
+    /// Runs commands as another user, who owns the home from now on.
+    pub fn of_user(mut self, uid: u32) -> Self {
+        self.uid = Some(uid);
+        std::os::unix::fs::chown(self.dir.path(), Some(uid), Some(uid)).expect("tests run as root");
+        self
+    }
+
+    /// A path in the home.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file, and the directories above it.
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a file has a parent"))
+            .expect("directories can be made");
+        std::fs::write(&path, contents).expect("a file can be written");
+        if let Some(uid) = self.uid {
+            for path in path.ancestors().take_while(|path| *path != self.dir.path()) {
+                std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("tests run as root");
+            }
+        }
+        path
+    }
+
+    /// Runs `cistern` with these arguments in the home.
+    pub fn run(&self, arguments: &[impl AsRef<OsStr>]) -> Run {
+        self.program(Path::new(env!("CARGO_BIN_EXE_cistern")), arguments)
+    }
+
+    /// Runs `cistern` and expects success.
+    pub fn ok(&self, arguments: &[impl AsRef<OsStr>]) -> Run {
+        let run = self.run(arguments);
+        assert_eq!(run.code, 0, "{}\n{}\n{}", run.command, run.out, run.err);
+        run
+    }
+
+    /// Runs any program in the home, with the home's environment.
+    pub fn program(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Run {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("TZ", "UTC")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null());
+        if let Some(uid) = self.uid {
+            command.uid(uid).gid(uid);
+        }
+        let output = command.output().expect("the program can be started");
+        let shown: Vec<String> =
+            arguments.iter().map(|argument| argument.as_ref().to_string_lossy().into_owned()).collect();
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        Run {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            command: format!("{name} {}", shown.join(" ")),
+            home: self.dir.path().display().to_string(),
+        }
+    }
+}
+
+impl Run {
+    /// The JSON objects on standard output, one a line.
+    pub fn lines(&self) -> Vec<Value> {
+        self.out
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}\n{}", self.err)))
+            .collect()
+    }
+
+    /// The last JSON object: the summary.
+    pub fn summary(&self) -> Value {
+        let last = self.lines().pop().expect("there is a line");
+        assert_eq!(last["message_type"], "summary", "{}", self.out);
+        last
+    }
+
+    /// The command with everything it printed, and what differs from run to run replaced by words.
+    pub fn transcript(&self) -> String {
+        let mut text = format!("$ {}\n{}", self.command, self.out);
+        if !self.err.is_empty() {
+            text += &format!("--- standard error\n{}", self.err);
+        }
+        text += &format!("--- exit {}\n", self.code);
+        redact(&text.replace(&self.home, "~"))
+    }
+}
+
+/// Replaces ids, times, durations, ports and sizes that depend on chance.
+fn redact(text: &str) -> String {
+    let is_hex =
+        |word: &str| word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
+    let mut out = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        out += match word.len() {
+            64 if is_hex(word) => "<id>",
+            8 | 10 if is_hex(word) => "<short>",
+            _ => word,
+        };
+        let mut chars = after.chars();
+        if let Some(c) = chars.next() {
+            out.push(c);
+        }
+        rest = chars.as_str();
+    }
+    // Dates and durations, in the shapes that the command line prints.
+    let date = |s: &str| {
+        s.len() == 19 && s.as_bytes()[4] == b'-' && s.as_bytes()[10] == b' ' && s.as_bytes()[13] == b':'
+    };
+    let mut lines = Vec::new();
+    for line in out.lines() {
+        let mut line = line.to_owned();
+        if let Some(at) =
+            (0..line.len().saturating_sub(18)).find(|at| line.get(*at..at + 19).is_some_and(date))
+        {
+            line.replace_range(at..at + 19, "<time>             ");
+        }
+        lines.push(line);
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,9 @@
+//! The binary as a person meets it: in a home of its own, with an environment that holds nothing else.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod directory;
+mod home;
+mod interop;
+mod pages;
+mod s3;

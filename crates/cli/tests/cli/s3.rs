@@ -1,0 +1,149 @@
+//! Buckets from the shell, on the S3 server of this process and on MinIO.
+
+use cistern_bucket::{Bucket, Credentials, GetOptions, Key, PutOptions, S3, S3Config};
+use cistern_testkit::{Server, objects};
+
+use crate::home::Home;
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(work)
+}
+
+fn home_for(endpoint: &str, id: &str, secret: &str) -> Home {
+    Home::new()
+        .with("AWS_ENDPOINT_URL", endpoint)
+        .with("AWS_REGION", "us-east-1")
+        .with("AWS_ACCESS_KEY_ID", id)
+        .with("AWS_SECRET_ACCESS_KEY", secret)
+        .with("CISTERN_REPOSITORY", "s3://backups/orders")
+}
+
+#[test]
+fn a_bucket_goes_round() {
+    let server = Server::start().unwrap();
+    let (orders, copy) = (server.bucket("orders"), server.bucket("orders-copy"));
+    server.bucket("backups");
+    block_on(objects::fill(&*orders, objects::natural(7, 300).chain(objects::odd(7, 200)))).unwrap();
+    let home = home_for(&server.endpoint(), Server::ACCESS_KEY, server.secret_key());
+    home.ok(&["init"]);
+    let first = home.ok(&["backup", "s3://orders", "--json"]).summary();
+    let total = first["objects_listed"].as_u64().unwrap();
+    assert_eq!(first["objects_new"], total);
+    let second = home.ok(&["backup", "s3://orders", "--json"]).summary();
+    assert_eq!(second["objects_unchanged"], total);
+    assert_eq!(second["bytes_read"], 0);
+    assert!(second["source_requests"].get("get").is_none(), "{second}");
+    assert!(second["source_requests"].get("head").is_none(), "{second}");
+
+    let plan = home.ok(&["restore", "latest", "--to", "s3://orders-copy", "--dry-run", "--json"]).summary();
+    assert_eq!(plan["plan"]["write"], total);
+    let restored = home.ok(&["restore", "latest", "--to", "s3://orders-copy", "--json"]).summary();
+    assert_eq!(restored["objects_written"], total);
+    assert_eq!(block_on(read_all(&*orders)), block_on(read_all(&*copy)));
+    home.ok(&["verify", "latest", "s3://orders"]);
+    home.ok(&["verify", "latest", "--content", "s3://orders"]);
+
+    let keys = home.ok(&["ls", "latest", "--keys", "--json"]).lines().len();
+    assert_eq!(keys as u64, total);
+    let again = home.ok(&["restore", "latest", "--to", "s3://orders-copy", "--json"]).summary();
+    assert_eq!((&again["objects_written"], &again["objects_kept"]), (&0.into(), &total.into()), "{again}");
+}
+
+#[test]
+fn a_prefix_is_a_source_of_its_own() {
+    let server = Server::start().unwrap();
+    let orders = server.bucket("orders");
+    server.bucket("backups");
+    block_on(async {
+        for key in ["2025/a", "2026/a", "2026/b/c", "2026x"] {
+            orders
+                .put(&Key::from(key), &[key.as_bytes().to_vec().into()], &PutOptions::default())
+                .await
+                .unwrap();
+        }
+    });
+    let home = home_for(&server.endpoint(), Server::ACCESS_KEY, server.secret_key());
+    home.ok(&["init"]);
+    let run = home.ok(&["backup", "s3://orders/2026/", "--json"]).summary();
+    assert_eq!(run["objects_listed"], 2);
+    let snapshot = &home.ok(&["snapshots", "--json"]).lines()[0][0];
+    assert_eq!(snapshot["paths"][0], "/orders/2026");
+    assert_eq!(snapshot["hostname"], "127.0.0.1");
+    home.ok(&["restore", "latest", "--to", "out"]);
+    assert_eq!(std::fs::read(home.path("out/orders/2026/b/c")).unwrap(), b"2026/b/c");
+    home.ok(&["verify", "latest", "s3://orders/2026/"]);
+}
+
+#[test]
+fn a_bucket_that_was_emptied_is_not_the_new_truth() {
+    let server = Server::start().unwrap();
+    let orders = server.bucket("orders");
+    server.bucket("backups");
+    block_on(objects::fill(&*orders, objects::natural(7, 100))).unwrap();
+    let home = home_for(&server.endpoint(), Server::ACCESS_KEY, server.secret_key());
+    home.ok(&["init"]);
+    home.ok(&["backup", "s3://orders"]);
+    let keys: Vec<Key> = block_on(read_all(&*orders)).into_keys().collect();
+    block_on(orders.delete_many(&keys[..80]));
+    let refused = home.run(&["backup", "s3://orders"]);
+    assert_eq!(refused.code, 2, "{}", refused.transcript());
+    assert!(refused.err.contains("shrank from 100 to 20"), "{}", refused.err);
+    assert_eq!(home.ok(&["snapshots", "--json"]).lines()[0].as_array().unwrap().len(), 1);
+    home.ok(&["backup", "s3://orders", "--accept-shrink"]);
+}
+
+#[test]
+fn minio_and_restic_see_the_same_repository() {
+    let minio = cistern_testkit::minio();
+    let bucket = |name: &str| {
+        let mut config = S3Config::new(name);
+        config.endpoint = minio.endpoint().parse().ok();
+        config.credentials = Credentials::fixed(minio.access_key(), minio.secret_key());
+        S3::connect(config).unwrap()
+    };
+    block_on(async {
+        for name in ["orders", "orders-copy", "backups"] {
+            bucket(name).create().await.unwrap();
+        }
+        objects::fill(&bucket("orders"), objects::natural(9, 200)).await.unwrap();
+    });
+    let home = home_for(&minio.endpoint(), minio.access_key(), minio.secret_key());
+    home.ok(&["init"]);
+    let first = home.ok(&["backup", "s3://orders", "--json"]).summary();
+    assert_eq!(first["objects_new"], 200);
+    let second = home.ok(&["backup", "s3://orders", "--json"]).summary();
+    assert_eq!(second["bytes_read"], 0);
+    home.ok(&["restore", "latest", "--to", "s3://orders-copy"]);
+    let (before, after) = (
+        block_on(async { read_all(&bucket("orders")).await }),
+        block_on(async { read_all(&bucket("orders-copy")).await }),
+    );
+    assert_eq!(before, after);
+
+    let restic = cistern_testkit::tools::restic().unwrap();
+    let home = home
+        .with("RESTIC_REPOSITORY", format!("s3:{}/backups/orders", minio.endpoint()))
+        .with("RESTIC_PASSWORD", "geheim");
+    let check = home.program(&restic, &["check", "--read-data"]);
+    assert_eq!(check.code, 0, "{}", check.transcript());
+}
+
+async fn read_all(
+    bucket: &dyn Bucket,
+) -> std::collections::BTreeMap<Key, (Vec<u8>, cistern_bucket::Attributes)> {
+    let mut all = std::collections::BTreeMap::new();
+    let mut request = cistern_bucket::ListRequest::default();
+    loop {
+        let page = bucket.list(&request).await.unwrap();
+        for entry in page.entries {
+            let got = bucket.get(&entry.key, &GetOptions::default()).await.unwrap();
+            let mut attributes = got.attributes;
+            attributes.tags = Some(bucket.tags(&entry.key).await.unwrap());
+            all.insert(entry.key, (got.body.bytes().await.unwrap().to_vec(), attributes));
+        }
+        match page.next {
+            Some(token) => request.token = Some(token),
+            None => return all,
+        }
+    }
+}

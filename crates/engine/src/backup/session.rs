@@ -1,0 +1,513 @@
+//! What every backup shares, whatever its source: the repository, the parent, the counts, the end.
+//!
+//! A source opens a [`Session`], reads with its `reader`, writes with its `writer`, tells what it does to
+//! `meter`, `exceptions` and `counts`, and at last hands over one [`Sealed`] per part. The session alone
+//! decides what becomes of exceptions, of a dry run and of a source that did not change.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cistern_bucket::{Address, Bucket, LedgerSnapshot, Prefixed};
+use cistern_repository::{
+    Finished, Id, Index, Lock, LockKind, Reader, Repository, Snapshot, Summary, Time, Writer, WriterStats,
+};
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
+
+use crate::parent::{Parent, choose};
+use crate::snapshots::{INCOMPLETE_TAG, PARTS_TAG, RUN_TAG};
+use crate::{
+    Access, Backup, BackupReport, Cx, Error, Exception, ExceptionKind, Exceptions, Meter, Note, OnUnreadable,
+    Part, Phase, Progress, Result, Role, Stored,
+};
+
+/// How often [`Progress::status`] is called.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How long a request to stop waits for a lock that is being taken.
+const LOCK_ON_ITS_WAY: Duration = Duration::from_secs(2);
+
+/// A running backup.
+pub(crate) struct Session {
+    /// What is wanted.
+    pub task: Backup,
+    /// The outside world.
+    pub cx: Cx,
+    /// Where to.
+    pub repository: Repository,
+    /// Every snapshot of the repository when the run began, ascending by time.
+    pub snapshots: Arc<Vec<(Id, Snapshot)>>,
+    /// Every blob of the repository when the run began.
+    pub index: Arc<Index>,
+    /// The way out.
+    pub reader: Reader,
+    /// The way in; `None` in a dry run, which writes nothing.
+    pub writer: Option<Writer>,
+    /// Counts for whoever watches.
+    pub meter: Arc<Meter>,
+    /// What could not be read or kept.
+    pub exceptions: Arc<Collector>,
+    /// Counts for the report.
+    pub counts: Arc<Counts>,
+    /// Name of this run, which its parts are tagged with if there are several.
+    pub run: String,
+    started: Timestamp,
+    before: LedgerSnapshot,
+    ticker: Ticker,
+}
+
+/// Counts of a run that no part owns; updated from any thread.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Objects of the parent that are gone.
+    pub deleted: AtomicU64,
+    /// Objects that vanished between listing and reading.
+    pub vanished: AtomicU64,
+    /// Bytes of contents that were read from the source.
+    pub bytes_read: AtomicU64,
+}
+
+impl Counts {
+    /// Adds to one of the counts.
+    pub fn add(count: &AtomicU64, by: u64) {
+        count.fetch_add(by, Relaxed);
+    }
+}
+
+/// Counts of one part, as a snapshot's summary has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Files that the parent does not hold.
+    pub files_new: u64,
+    /// Files that differ from the parent's.
+    pub files_changed: u64,
+    /// Files that are as in the parent.
+    pub files_unchanged: u64,
+    /// Directories that the parent does not hold.
+    pub dirs_new: u64,
+    /// Directories that differ from the parent's.
+    pub dirs_changed: u64,
+    /// Directories that are as in the parent.
+    pub dirs_unchanged: u64,
+    /// Bytes of contents in the part.
+    pub bytes: u64,
+}
+
+impl Tally {
+    /// Number of files.
+    pub fn files(&self) -> u64 {
+        self.files_new + self.files_changed + self.files_unchanged
+    }
+
+    /// Adds the counts of another part, or of another thread.
+    pub fn add(&mut self, other: &Tally) {
+        self.files_new += other.files_new;
+        self.files_changed += other.files_changed;
+        self.files_unchanged += other.files_unchanged;
+        self.dirs_new += other.dirs_new;
+        self.dirs_changed += other.dirs_changed;
+        self.dirs_unchanged += other.dirs_unchanged;
+        self.bytes += other.bytes;
+    }
+}
+
+/// A part that is ready to become a snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    /// The root tree, stored through the session's writer (of a dry run: what it would be).
+    pub tree: Id,
+    /// Paths of the snapshot.
+    pub paths: Vec<String>,
+    /// The snapshot that was compared with.
+    pub parent: Option<Id>,
+    /// Its root tree.
+    pub parent_tree: Option<Id>,
+    /// Tags beside those of the task.
+    pub tags: Vec<String>,
+    /// What the part holds.
+    pub tally: Tally,
+    /// Bounds and proof, for the report; the snapshot's id is filled in here.
+    pub part: Part,
+}
+
+impl Session {
+    /// Opens the repository, takes a shared lock (but for a dry run), lists the snapshots and then loads the
+    /// index: in that order every blob of a listed snapshot is in the index.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the repository; `Cancelled`.
+    pub async fn open(task: &Backup, cx: &Cx) -> Result<Session> {
+        let started = Timestamp::now();
+        let meter = Arc::new(Meter::default());
+        let ticker = Ticker::start(meter.clone(), cx.progress.clone());
+        let (repository, before) = tokio::select! {
+            opened = open_repository(&task.repository, cx) => opened?,
+            () = cx.cancel.cancelled() => return Err(Error::Cancelled),
+        };
+        let lock = match task.dry_run {
+            true => None,
+            false => Some(lock(&repository, cx).await?),
+        };
+        let loading = async {
+            let snapshots = repository.snapshots().await?;
+            Ok::<_, Error>((Arc::new(snapshots), repository.index().await?))
+        };
+        let loaded = tokio::select! {
+            loaded = loading => loaded,
+            () = cx.cancel.cancelled() => Err(Error::Cancelled),
+        };
+        let (snapshots, index) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                if let Some(lock) = lock {
+                    lock.release().await;
+                }
+                return Err(error);
+            }
+        };
+        let reader = repository.reader(index.clone());
+        let writer = lock.map(|lock| repository.writer(index.clone(), lock));
+        meter.enter(Phase::Planning);
+        Ok(Session {
+            task: task.clone(),
+            exceptions: Arc::new(Collector::new(cx.progress.clone(), meter.clone())),
+            cx: cx.clone(),
+            repository,
+            snapshots,
+            index,
+            reader,
+            writer,
+            meter,
+            counts: Arc::default(),
+            run: Id::random()?.to_string()[..16].to_owned(),
+            started,
+            before,
+            ticker,
+        })
+    }
+
+    /// The run to compare with: the task's explicit parent, else the newest of the same host and `root`
+    /// path, else the newest of the same path (rules.md 1.9); none if the task says `force`.
+    ///
+    /// # Errors
+    /// The explicit parent does not exist or is ambiguous.
+    pub fn parent(&self, root: &str) -> Result<Option<Parent>> {
+        let parent = match self.task.force {
+            true => None,
+            false => {
+                let until = self.task.time.map_or((i64::MAX, 0), |time| Time::from(time).instant());
+                choose(&self.snapshots, self.task.parent.as_deref(), &self.task.host, root, until)?
+            }
+        };
+        self.cx.progress.note(Note::Info(match &parent {
+            Some(parent) => format!("comparing with snapshot {}", parent.parts[0].0.short()),
+            None => "there is no earlier snapshot of this source: everything is read".into(),
+        }));
+        Ok(parent)
+    }
+
+    /// Time of the snapshots.
+    pub fn time(&self) -> Time {
+        self.task.time.unwrap_or(self.started).into()
+    }
+
+    /// Fails if somebody asked to stop.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.cx.cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Makes the parts durable and visible, and says what was done. `source` is the bucket that was read,
+    /// with its ledger as it was before the run.
+    ///
+    /// Parts that equal their parents in everything are left out if the task says so.
+    ///
+    /// # Errors
+    /// `Incomplete` if objects could not be read and the task does not accept that: the snapshots are
+    /// written nevertheless, and are marked.
+    pub async fn finish(
+        mut self,
+        parts: Vec<Sealed>,
+        source: Option<(&dyn Bucket, LedgerSnapshot)>,
+    ) -> Result<BackupReport> {
+        self.meter.enter(Phase::Sealing);
+        let unreadable = self.exceptions.unreadable();
+        let incomplete = unreadable > 0 && self.task.on_unreadable == OnUnreadable::Fail;
+        let mut report = self.report(&parts);
+        let unchanged = self.task.skip_if_unchanged && parts.iter().all(|p| p.parent_tree == Some(p.tree));
+        if let Some(writer) = self.writer.take() {
+            let finished = self.seal(writer, |stats| match unchanged {
+                true => Vec::new(),
+                false => self.drafts(&parts, incomplete, stats),
+            });
+            let finished = finished.await?;
+            report.stored = Stored {
+                data_blobs: finished.stats.data_blobs,
+                tree_blobs: finished.stats.tree_blobs,
+                bytes_added: finished.stats.data_bytes + finished.stats.tree_bytes,
+                bytes_stored: finished.stats.data_packed + finished.stats.tree_packed,
+                ..report.stored
+            };
+            report.snapshots = finished.ids.iter().map(ToString::to_string).collect();
+        }
+        for (i, sealed) in parts.into_iter().enumerate() {
+            let snapshot = match sealed.parent {
+                Some(parent) if unchanged => parent.to_string(),
+                _ => report.snapshots.get(i).cloned().unwrap_or_default(),
+            };
+            report.parts.push(Part { snapshot, ..sealed.part });
+        }
+        report.exceptions = self.exceptions.take();
+        report.repository_requests = self.repository.bucket().ledger().snapshot().since(&self.before).into();
+        if let Some((bucket, before)) = source {
+            report.source_requests = bucket.ledger().snapshot().since(&before).into();
+        }
+        report.ended = Timestamp::now();
+        self.meter.enter(Phase::Done);
+        self.ticker.stop();
+        if !incomplete {
+            return Ok(report);
+        }
+        let why = match unreadable {
+            1 => "one object could not be read".to_owned(),
+            n => format!("{n} objects could not be read"),
+        };
+        Err(Error::Incomplete { why, report: Box::new(crate::Report::Backup(report)) })
+    }
+
+    /// Ends the writer with these snapshots, or with none if somebody asks to stop before the first is written:
+    /// later, some of the parts would be there without the others.
+    async fn seal(
+        &self,
+        writer: Writer,
+        drafts: impl FnOnce(&WriterStats) -> Vec<Snapshot> + Send,
+    ) -> Result<Finished> {
+        let handle = writer.clone();
+        let sealing = AtomicBool::new(false);
+        let finishing = writer.finish_with(|stats| {
+            sealing.store(true, Relaxed);
+            drafts(stats)
+        });
+        {
+            tokio::pin!(finishing);
+            tokio::select! {
+                biased;
+                () = self.cx.cancel.cancelled() => if sealing.load(Relaxed) {
+                    return Ok(finishing.await?);
+                },
+                finished = &mut finishing => return Ok(finished?),
+            }
+        }
+        handle.abort().await;
+        Err(Error::Cancelled)
+    }
+
+    /// Stops: nothing is left but packs that no index names.
+    pub async fn abort(mut self) {
+        self.ticker.stop();
+        if let Some(writer) = self.writer.take() {
+            writer.abort().await;
+        }
+    }
+
+    fn report(&self, parts: &[Sealed]) -> BackupReport {
+        let mut tally = Tally::default();
+        for part in parts {
+            tally.add(&part.tally);
+        }
+        BackupReport {
+            parent: parts.iter().find_map(|p| p.parent).map(|id| id.to_string()),
+            objects_listed: tally.files(),
+            bytes_listed: tally.bytes,
+            objects_new: tally.files_new,
+            objects_changed: tally.files_changed,
+            objects_unchanged: tally.files_unchanged,
+            objects_deleted: self.counts.deleted.load(Relaxed),
+            objects_vanished: self.counts.vanished.load(Relaxed),
+            bytes_read: self.counts.bytes_read.load(Relaxed),
+            stored: Stored {
+                dirs_new: tally.dirs_new,
+                dirs_changed: tally.dirs_changed,
+                dirs_unchanged: tally.dirs_unchanged,
+                ..Stored::default()
+            },
+            started: self.started,
+            ..BackupReport::default()
+        }
+    }
+
+    /// One snapshot per part. What the run as a whole stored stands in the last one: blobs are shared
+    /// between the parts, and readers add summaries up.
+    fn drafts(&self, parts: &[Sealed], incomplete: bool, stats: &WriterStats) -> Vec<Snapshot> {
+        let end = Timestamp::now();
+        let draft = |(i, part): (usize, &Sealed)| {
+            let mut tags = self.task.tags.clone();
+            tags.extend(part.tags.iter().cloned());
+            if parts.len() > 1 {
+                tags.push(format!("{RUN_TAG}{}", self.run));
+                tags.push(format!("{PARTS_TAG}{}", parts.len()));
+            }
+            if incomplete {
+                tags.push(INCOMPLETE_TAG.into());
+            }
+            let mut summary = Summary {
+                backup_start: self.started.into(),
+                backup_end: end.into(),
+                files_new: part.tally.files_new,
+                files_changed: part.tally.files_changed,
+                files_unmodified: part.tally.files_unchanged,
+                dirs_new: part.tally.dirs_new,
+                dirs_changed: part.tally.dirs_changed,
+                dirs_unmodified: part.tally.dirs_unchanged,
+                total_files_processed: part.tally.files(),
+                total_bytes_processed: part.tally.bytes,
+                ..Summary::default()
+            };
+            if i + 1 == parts.len() {
+                summary.data_blobs = stats.data_blobs;
+                summary.tree_blobs = stats.tree_blobs;
+                summary.data_added = stats.data_bytes + stats.tree_bytes;
+                summary.data_added_packed = stats.data_packed + stats.tree_packed;
+            }
+            Snapshot {
+                parent: part.parent,
+                hostname: self.task.host.clone(),
+                username: self.cx.identity.username.clone(),
+                uid: self.cx.identity.uid,
+                gid: self.cx.identity.gid,
+                excludes: self.task.selection.exclude.clone(),
+                tags,
+                program_version: concat!("cistern ", env!("CARGO_PKG_VERSION")).into(),
+                summary: Some(summary),
+                ..Snapshot::new(self.time(), part.tree, part.paths.clone())
+            }
+        };
+        parts.iter().enumerate().map(draft).collect()
+    }
+}
+
+/// Takes a shared lock. Whoever asks to stop meanwhile gets a lock that is on its way given back: one that
+/// stays behind would keep others out for half an hour.
+async fn lock(repository: &Repository, cx: &Cx) -> Result<Lock> {
+    let (repository, identity, wait) = (repository.clone(), cx.identity.clone(), cx.lock_wait);
+    let mut taking = tokio::spawn(async move { repository.lock(LockKind::Shared, &identity, wait).await });
+    let broken = |_| Error::Broken("taking the lock panicked".into());
+    tokio::select! {
+        taken = &mut taking => Ok(taken.map_err(broken)??),
+        () = cx.cancel.cancelled() => {
+            if let Ok(Ok(Ok(lock))) = tokio::time::timeout(LOCK_ON_ITS_WAY, taking).await {
+                lock.release().await;
+            }
+            Err(Error::Cancelled)
+        }
+    }
+}
+
+/// Opens a repository where its address says, and tells what its bucket had been asked before.
+///
+/// # Errors
+/// As the bucket and the repository say.
+pub(crate) async fn open_repository(address: &Address, cx: &Cx) -> Result<(Repository, LedgerSnapshot)> {
+    let bucket = repository_bucket(address, &*cx.access).await?;
+    let before = bucket.ledger().snapshot();
+    let password = cx.access.password(address).await?;
+    let repository = Repository::open(bucket, &password, cx.access.options(address)).await?;
+    Ok((repository, before))
+}
+
+/// The bucket that a repository fills: an address's prefix is the folder that it lies in.
+///
+/// # Errors
+/// As the bucket says.
+pub async fn repository_bucket(address: &Address, access: &dyn Access) -> Result<Arc<dyn Bucket>> {
+    let bucket = access.bucket(address, Role::Repository).await.map_err(cistern_repository::Error::from)?;
+    Ok(match address {
+        Address::S3 { prefix, .. } if !prefix.is_empty() => {
+            let mut folder = prefix.as_bytes().to_vec();
+            if !folder.ends_with(b"/") {
+                folder.push(b'/');
+            }
+            Arc::new(Prefixed::new(bucket, folder))
+        }
+        _ => bucket,
+    })
+}
+
+/// Gathers exceptions from all threads, and tells each one at once.
+pub(crate) struct Collector {
+    exceptions: Mutex<Exceptions>,
+    progress: Arc<dyn Progress>,
+    meter: Arc<Meter>,
+}
+
+impl Collector {
+    /// An empty one, which tells `progress` and counts in `meter`.
+    pub fn new(progress: Arc<dyn Progress>, meter: Arc<Meter>) -> Self {
+        Collector { exceptions: Mutex::default(), progress, meter }
+    }
+
+    /// Adds one. Only the first of each kind are told: a million lines help nobody.
+    pub fn add(&self, kind: ExceptionKind, key: impl Display, detail: impl Display) {
+        let exception = Exception { kind, key: key.to_string(), detail: detail.to_string() };
+        let tell = {
+            let mut all = self.exceptions.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = all.first.len();
+            all.add(exception.clone());
+            all.first.len() > kept
+        };
+        self.meter.exceptions.fetch_add(1, Relaxed);
+        if tell {
+            self.progress.note(Note::Exception(exception));
+        }
+    }
+
+    /// Number of objects that are missing from the snapshot although the source holds them.
+    pub fn unreadable(&self) -> u64 {
+        use ExceptionKind::{Archived, CustomerKey, Denied, KeepsChanging, Unreadable};
+        let all = self.exceptions.lock().unwrap_or_else(PoisonError::into_inner);
+        [Archived, CustomerKey, Denied, Unreadable, KeepsChanging].iter().map(|kind| all.count(*kind)).sum()
+    }
+
+    /// Hands over what was gathered.
+    pub fn take(&self) -> Exceptions {
+        std::mem::take(&mut *self.exceptions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Calls [`Progress::status`] until it is dropped.
+pub(crate) struct Ticker {
+    task: JoinHandle<()>,
+    meter: Arc<Meter>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Ticker {
+    pub fn start(meter: Arc<Meter>, progress: Arc<dyn Progress>) -> Self {
+        let (m, p) = (meter.clone(), progress.clone());
+        let task = tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(TICK);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                p.status(&m.status());
+            }
+        });
+        Ticker { task, meter, progress }
+    }
+
+    /// Shows the last state and stops.
+    pub fn stop(&self) {
+        self.task.abort();
+        self.progress.status(&self.meter.status());
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

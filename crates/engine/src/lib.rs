@@ -1,0 +1,39 @@
+//! Backup, restore and verification: what to copy, and how to prove that it was copied.
+//!
+//! A [`Task`] says what is wanted, as plain data; [`run`] does it and yields a [`Report`]. Everything
+//! that the outside world has to supply (buckets, passwords, who we are) comes through [`Cx`], everything
+//! that it may want to know while work goes on leaves through [`Progress`].
+//!
+//! What this crate is not: it has never heard of Kubernetes, of a terminal or of an environment
+//! variable, and it knows nothing of HTTP or of the layout of a pack.
+
+mod backup;
+mod error;
+pub mod fidelity;
+mod parent;
+pub mod parts;
+mod posix;
+mod progress;
+mod proof;
+pub mod query;
+mod report;
+mod restore;
+mod run;
+mod select;
+mod snapshots;
+mod task;
+mod verify;
+
+pub use backup::session::repository_bucket;
+pub use error::{Error, Result};
+pub use progress::{Meter, Note, Phase, Plan, Progress, Silent, Status};
+pub use report::{
+    BackupReport, Exception, ExceptionKind, Exceptions, Part, Proof, Report, Requests, RestoreReport, Stored,
+    VerifyReport,
+};
+pub use run::{Access, Cx, Role, run};
+pub use snapshots::{INCOMPLETE_TAG, PARTS_TAG, RUN_TAG, Run, Selected, resolve, runs};
+pub use task::{
+    Backup, OnUnreadable, Overwrite, Restore, Selection, SnapshotSelector, Task, Verify,
+    Writer as TargetWriter,
+};

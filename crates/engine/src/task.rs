@@ -1,0 +1,278 @@
+//! What is wanted, as plain data without secrets: the contract between whoever asks and the engine.
+
+use cistern_bucket::Address;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One job for [`run`](crate::run).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "task", deny_unknown_fields)]
+pub enum Task {
+    /// Copy a source into a repository.
+    Backup(Backup),
+    /// Copy a snapshot out of a repository.
+    Restore(Restore),
+    /// Compare a snapshot with a live source.
+    Verify(Verify),
+}
+
+/// Copies a bucket, a prefix of one, or a directory into a repository.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Backup {
+    /// What is backed up.
+    pub source: Address,
+    /// Where to.
+    pub repository: Address,
+    /// Host name that the snapshot carries; groups snapshots for parents and retention.
+    pub host: String,
+    /// Path in the snapshot below which the keys lie, relative to the source's prefix, such as
+    /// `/kubestash-data`. `None`: `/<bucket>/<full key>` for a bucket, the absolute path for a directory.
+    #[serde(default)]
+    pub root: Option<String>,
+    /// Tags of the snapshot.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Which objects or files are meant.
+    #[serde(default)]
+    pub selection: Selection,
+    /// Time of the snapshot; `None` is the beginning of the run.
+    #[serde(default)]
+    pub time: Option<Timestamp>,
+    /// Snapshot to compare with; `None` chooses the newest of the same host and paths, then of the same
+    /// paths.
+    #[serde(default)]
+    pub parent: Option<String>,
+    /// Reads everything again, whatever the parent says.
+    #[serde(default)]
+    pub force: bool,
+    /// What becomes of objects that cannot be read.
+    #[serde(default)]
+    pub on_unreadable: OnUnreadable,
+    /// Share of keys (0 to 1) that may have vanished since the parent before the run is refused.
+    #[serde(default = "default_max_shrink")]
+    pub max_shrink: f64,
+    /// The word that accepts a source that shrank.
+    #[serde(default)]
+    pub accept_shrink: bool,
+    /// Accepts a source without any object.
+    #[serde(default)]
+    pub allow_empty: bool,
+    /// Reads the objects' tags where the store says that there are some.
+    #[serde(default = "yes")]
+    pub tags_of_objects: bool,
+    /// Keeps access times (directories only), as restic's `--with-atime`.
+    #[serde(default)]
+    pub with_atime: bool,
+    /// Stays on the file system of the source directory.
+    #[serde(default)]
+    pub one_file_system: bool,
+    /// Compares directories' files by size and modification time only (for mounts of buckets).
+    #[serde(default)]
+    pub ignore_inode: bool,
+    /// Lists and compares, but reads and writes nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Writes no snapshot if nothing changed since the parent.
+    #[serde(default)]
+    pub skip_if_unchanged: bool,
+    /// At most this many keys in one directory of one part (see repository-format.md: a directory is one
+    /// tree blob).
+    #[serde(default = "default_part_keys")]
+    pub part_keys: u32,
+}
+
+fn default_max_shrink() -> f64 {
+    0.5
+}
+
+fn default_part_keys() -> u32 {
+    40_000
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Backup {
+    /// A backup of `source` into `repository` with every setting at its default.
+    pub fn new(source: Address, repository: Address, host: impl Into<String>) -> Self {
+        Backup {
+            source,
+            repository,
+            host: host.into(),
+            root: None,
+            tags: Vec::new(),
+            selection: Selection::default(),
+            time: None,
+            parent: None,
+            force: false,
+            on_unreadable: OnUnreadable::Fail,
+            max_shrink: default_max_shrink(),
+            accept_shrink: false,
+            allow_empty: false,
+            tags_of_objects: true,
+            with_atime: false,
+            one_file_system: false,
+            ignore_inode: false,
+            dry_run: false,
+            skip_if_unchanged: false,
+            part_keys: default_part_keys(),
+        }
+    }
+}
+
+/// What becomes of objects that cannot be read (archived, encrypted with a customer key, denied).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnUnreadable {
+    /// The run is incomplete; what could be read is kept, restorable and named in the report.
+    #[default]
+    Fail,
+    /// The user accepts that they are missing.
+    Skip,
+}
+
+/// Which objects or files are meant, by patterns on the key or path.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Selection {
+    /// Only what matches one of these; empty means everything. Patterns as restic's.
+    #[serde(default)]
+    pub include: Vec<String>,
+    /// But nothing that matches one of these.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Patterns ignore upper and lower case.
+    #[serde(default)]
+    pub ignore_case: bool,
+    /// Nothing larger than this many bytes.
+    #[serde(default)]
+    pub max_size: Option<u64>,
+    /// Nothing modified before this time.
+    #[serde(default)]
+    pub modified_since: Option<Timestamp>,
+}
+
+/// Names a snapshot: `latest`, `latest~1`, an id or a unique beginning of one, each with `:path` for a
+/// subfolder.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SnapshotSelector {
+    /// The name as above.
+    pub name: String,
+    /// Considers only snapshots of this host.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Considers only snapshots with these paths.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// Considers only snapshots with all these tags.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// Copies a snapshot, or a selection of it, to a bucket or a directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Restore {
+    /// Where from.
+    pub repository: Address,
+    /// Which snapshot.
+    pub snapshot: SnapshotSelector,
+    /// Where to.
+    pub target: Address,
+    /// Which objects or files are meant; patterns match paths in the snapshot.
+    #[serde(default)]
+    pub selection: Selection,
+    /// Replaces the beginnings of keys: the first pair whose first half fits counts.
+    #[serde(default)]
+    pub remap: Vec<(String, String)>,
+    /// What becomes of objects that are there already.
+    #[serde(default)]
+    pub overwrite: Overwrite,
+    /// Deletes what is in the target's selected prefix but not in the snapshot (rules.md 1.5).
+    #[serde(default)]
+    pub delete: bool,
+    /// Stops after the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Reads back what was written and compares it.
+    #[serde(default)]
+    pub verify: bool,
+    /// How files are written.
+    #[serde(default)]
+    pub writer: Writer,
+    /// Restores owners, set-uid bits and device nodes too (directories; needs privileges).
+    #[serde(default)]
+    pub privileged: bool,
+}
+
+impl Restore {
+    /// A restore of the snapshot called `name` to `target` with every setting at its default.
+    pub fn new(repository: Address, name: impl Into<String>, target: Address) -> Self {
+        Restore {
+            repository,
+            snapshot: SnapshotSelector { name: name.into(), ..SnapshotSelector::default() },
+            target,
+            selection: Selection::default(),
+            remap: Vec::new(),
+            overwrite: Overwrite::default(),
+            delete: false,
+            dry_run: false,
+            verify: false,
+            writer: Writer::default(),
+            privileged: false,
+        }
+    }
+}
+
+/// What becomes of objects that are there already, in restic's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overwrite {
+    /// Writes every object.
+    Always,
+    /// Writes only objects whose contents or attributes differ, where equality can be known without trust
+    /// in times; otherwise writes.
+    #[default]
+    IfChanged,
+    /// Writes only objects that are newer in the snapshot.
+    IfNewer,
+    /// Leaves what is there alone.
+    Never,
+}
+
+/// How files are written to a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Writer {
+    /// A probe of the target decides.
+    #[default]
+    Auto,
+    /// Blobs are written where they belong, in any order.
+    Random,
+    /// Create, write in order, close: nothing else (Mountpoint and the like).
+    Sequential,
+}
+
+/// Compares a snapshot with its live source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Verify {
+    /// The repository.
+    pub repository: Address,
+    /// Which snapshot.
+    pub snapshot: SnapshotSelector,
+    /// The live source; `None` is the one that the snapshot was taken from, which only the caller knows.
+    pub source: Address,
+    /// Path in the snapshot below which the keys lie, as in [`Backup::root`].
+    #[serde(default)]
+    pub root: Option<String>,
+    /// Which objects are meant.
+    #[serde(default)]
+    pub selection: Selection,
+    /// Reads the contents on both sides, too.
+    #[serde(default)]
+    pub content: bool,
+}

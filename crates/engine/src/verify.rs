@@ -1,0 +1,168 @@
+//! Compares a snapshot with a live source: by listing alone, or reading the contents on both sides, too.
+//!
+//! Nothing is written. What differs is an exception of the report: [`ExceptionKind::OnlyInSnapshot`],
+//! [`ExceptionKind::OnlyInSource`], [`ExceptionKind::Differs`]; what the repository does not give back whole is
+//! [`ExceptionKind::Damaged`].
+//!
+//! By listing alone, two objects are equal if size and entity tag (or generation) are; where one side has none, if
+//! size and time of modification in whole seconds are. With contents, the bytes decide, and the attributes that come
+//! with them.
+
+mod bucket;
+mod content;
+mod directory;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use cistern_bucket::{Address, Class, LedgerSnapshot};
+use cistern_repository::{Id, Lock, LockKind, NodeKind, Reader, Repository, Snapshot};
+use jiff::Timestamp;
+
+use crate::backup::session::{Collector, Ticker, open_repository};
+use crate::parts;
+use crate::select::{Select, clean};
+use crate::snapshots::{Selected, resolve};
+use crate::{Cx, Error, ExceptionKind, Meter, Note, Phase, Requests, Result, Role, Verify, VerifyReport};
+
+/// What a comparison shares.
+struct Job {
+    task: Verify,
+    cx: Cx,
+    reader: Reader,
+    select: Select,
+    selected: Selected,
+    collector: Collector,
+    meter: Arc<Meter>,
+    equal: AtomicU64,
+    equal_bytes: AtomicU64,
+}
+
+impl Job {
+    /// Counts an object that is the same on both sides.
+    fn equal(&self, bytes: u64) {
+        self.equal.fetch_add(1, Relaxed);
+        self.equal_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    fn differs(&self, key: impl std::fmt::Display, detail: impl std::fmt::Display) {
+        self.collector.add(ExceptionKind::Differs, key, detail);
+    }
+}
+
+/// Compares what the task names.
+///
+/// # Errors
+/// Whatever kept it from being compared; differences are no error.
+pub(crate) async fn run(task: &Verify, cx: &Cx) -> Result<VerifyReport> {
+    let started = Timestamp::now();
+    let meter = Arc::new(Meter::default());
+    let ticker = Ticker::start(meter.clone(), cx.progress.clone());
+    let (repository, before) = open_repository(&task.repository, cx).await?;
+    let lock = lock(&repository, cx).await?;
+    let compared = tokio::select! {
+        compared = compare(task, cx, &repository, meter.clone()) => compared,
+        () = cx.cancel.cancelled() => Err(Error::Cancelled),
+    };
+    if let Some(lock) = lock {
+        lock.release().await;
+    }
+    let (job, source_requests) = compared?;
+    meter.enter(Phase::Done);
+    ticker.stop();
+    Ok(VerifyReport {
+        snapshots: job.selected.run.parts.iter().map(|(id, _)| id.to_string()).collect(),
+        objects_equal: job.equal.load(Relaxed),
+        bytes_equal: job.equal_bytes.load(Relaxed),
+        content: task.content,
+        exceptions: job.collector.take(),
+        source_requests,
+        repository_requests: repository.bucket().ledger().snapshot().since(&before).into(),
+        started,
+        ended: Timestamp::now(),
+    })
+}
+
+/// A shared lock, so that nobody removes what is read; a repository that we may only read has to do without.
+async fn lock(repository: &Repository, cx: &Cx) -> Result<Option<Lock>> {
+    match repository.lock(LockKind::Shared, &cx.identity, cx.lock_wait).await {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.class() == Class::Denied => {
+            let note = "the repository cannot be locked (no permission to write): going on without";
+            cx.progress.note(Note::Info(note.into()));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn compare(
+    task: &Verify,
+    cx: &Cx,
+    repository: &Repository,
+    meter: Arc<Meter>,
+) -> Result<(Arc<Job>, Requests)> {
+    let snapshots = repository.snapshots().await?;
+    let job = Arc::new(Job {
+        selected: resolve(&snapshots, &task.snapshot)?,
+        reader: repository.reader(repository.index().await?),
+        select: Select::new(&task.selection)?,
+        collector: Collector::new(cx.progress.clone(), meter.clone()),
+        task: task.clone(),
+        cx: cx.clone(),
+        meter,
+        equal: AtomicU64::new(0),
+        equal_bytes: AtomicU64::new(0),
+    });
+    job.meter.enter(Phase::Verifying);
+    let requests = match &task.source {
+        Address::Directory(path) => {
+            directory::compare(&job, path).await?;
+            Requests::default()
+        }
+        Address::S3 { bucket: name, prefix, .. } => {
+            let bucket = cx.access.bucket(&task.source, Role::Source).await.map_err(Error::Source)?;
+            let before: LedgerSnapshot = bucket.ledger().snapshot();
+            bucket::compare(&job, &bucket, name, prefix).await?;
+            bucket.ledger().snapshot().since(&before).into()
+        }
+    };
+    Ok((job, requests))
+}
+
+impl Job {
+    /// Where to begin in the snapshots, as the task says it: behind the colon, or as `root`.
+    fn wanted_root(&self) -> Option<String> {
+        let path = self.selected.subpath.as_ref().or(self.task.root.as_ref())?;
+        Some(String::from_utf8_lossy(&clean(format!("/{path}").as_bytes())).into_owned())
+    }
+
+    /// The path of the root directory that a backup of a bucket has marked in a snapshot.
+    async fn marked_root(&self, snapshot: &Snapshot) -> Result<Option<String>> {
+        let mut path = String::new();
+        let mut tree = self.reader.tree(&snapshot.tree).await?;
+        // A backup of a bucket has one directory per level down to its root.
+        while let [node] = tree.nodes() {
+            let (NodeKind::Dir, Some(subtree)) = (node.kind, node.subtree) else { break };
+            path = format!("{path}/{}", String::from_utf8_lossy(&node.name));
+            if node.xattrs.iter().any(|xattr| &*xattr.name == parts::ATTRIBUTE) {
+                return Ok(Some(path));
+            }
+            tree = self.reader.tree(&subtree).await?;
+        }
+        Ok(None)
+    }
+
+    /// The tree of a path in a snapshot, if it is a directory there.
+    async fn descend(&self, snapshot: &Snapshot, path: &[u8]) -> Result<Option<Id>> {
+        let mut at = snapshot.tree;
+        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
+            let tree = self.reader.tree(&at).await?;
+            match tree.get(name).filter(|node| node.kind == NodeKind::Dir).and_then(|node| node.subtree) {
+                Some(subtree) => at = subtree,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+}

@@ -1,0 +1,11 @@
+//! The whole repository, from the writer to the reader: against a model, against stock restic, killed at every
+//! write, with every request failing in turn, and made by somebody who means harm.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod broken;
+mod crash;
+mod faults;
+mod interop;
+mod locks;
+mod support;
+mod writer;

@@ -1,0 +1,40 @@
+//! What must hold for any bytes, per parser: no panic, bounded memory, and what was read is written and read the same.
+//!
+//! `cargo xtask fuzz` searches for bytes that break this; `tests/seeds.rs` keeps those that once did.
+//! Each target has a folder of the same name in `seeds/`, with small inputs to begin from.
+
+mod bucket;
+mod engine;
+mod repository;
+
+/// What is done with the bytes. It panics if they break something.
+pub type Target = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("bucket-address", bucket::address),
+    ("bucket-deletion", bucket::deletion),
+    ("bucket-error", bucket::error),
+    ("bucket-headers", bucket::headers),
+    ("bucket-listing", bucket::listing),
+    ("bucket-tags", bucket::tags),
+    ("engine-attributes", engine::attributes),
+    ("engine-key", engine::key),
+    ("engine-names", engine::names),
+    ("engine-task", engine::task),
+    ("repository-config", repository::config),
+    ("repository-file", repository::file),
+    ("repository-header", repository::header),
+    ("repository-index", repository::index),
+    ("repository-key", repository::key),
+    ("repository-lock", repository::lock),
+    ("repository-snapshot", repository::snapshot),
+    ("repository-time", repository::time),
+    ("repository-tree", repository::tree),
+    ("repository-zstd", repository::zstd),
+];
+
+/// The target of this name.
+pub fn find(name: &str) -> Option<Target> {
+    TARGETS.iter().find(|(known, _)| *known == name).map(|(_, target)| *target)
+}

@@ -1,0 +1,160 @@
+//! Installs the programs that tests compare us with, once, into a cache outside of the checkout.
+//!
+//! Each is put together in a folder beside its place and renamed into it when it has proven that it
+//! runs, so a half-made one is never taken for whole. Nothing of the system is altered, except that
+//! Debian's Python is installed where a machine has none.
+
+use crate::process::{debian_packages, output, root};
+use anyhow::{Context, Result, bail};
+use layout::{MINIO, MOTO, RESTIC, RESTIC_DEBIAN, Tool};
+use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+// The same file as in the testkit, compiled here again: the tools can then be installed while
+// the crates that the testkit depends on do not compile.
+#[path = "../../testkit/src/tools.rs"]
+#[expect(dead_code, reason = "the tests' half of the file is not used here")]
+pub mod layout;
+
+/// How a tool comes to be, and how it shows that it is there.
+struct Recipe {
+    tool: Tool,
+    /// Makes `bin/<name>` inside the given empty folder.
+    make: fn(&Path) -> Result<()>,
+    /// What to ask it, and what the answer must contain.
+    probe: (&'static str, &'static str),
+    /// What a person should expect.
+    how: &'static str,
+}
+
+/// Quick ones first: somebody may wait for them.
+const RECIPES: [Recipe; 4] = [
+    Recipe {
+        tool: RESTIC_DEBIAN,
+        make: restic_debian,
+        probe: ("version", "restic 0.14.0 "),
+        how: "Debian's package",
+    },
+    Recipe {
+        tool: RESTIC,
+        make: restic,
+        probe: ("version", "restic 0.19.1 "),
+        how: "built with Go, 1 to 3 minutes",
+    },
+    Recipe { tool: MOTO, make: moto, probe: ("--help", "--host"), how: "from PyPI" },
+    Recipe { tool: MINIO, make: minio, probe: ("--version", "minio"), how: "built with Go, 5 to 15 minutes" },
+];
+
+/// Installs the named tools, or all, unless they are there and run.
+pub fn install(names: &[String]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| RECIPES.iter().all(|recipe| recipe.tool.name != **name)) {
+        bail!("no tool is called {unknown}");
+    }
+    for recipe in
+        RECIPES.iter().filter(|recipe| names.is_empty() || names.iter().any(|name| name == recipe.tool.name))
+    {
+        let Tool { name, version } = recipe.tool;
+        recipe.ensure().with_context(|| format!("cannot install {name} {version}"))?;
+    }
+    Ok(())
+}
+
+impl Recipe {
+    fn ensure(&self) -> Result<()> {
+        let Tool { name, version } = self.tool;
+        let folder = self.tool.folder()?;
+        let (new, lock) = (
+            folder.with_file_name(format!("{name}-{version}.new")),
+            folder.with_file_name(format!("{name}-{version}.lock")),
+        );
+        fs::create_dir_all(folder.parent().expect("a tool's folder lies in the cache"))?;
+        let lock = File::create(&lock).with_context(|| format!("cannot create {}", lock.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                println!("{name} {version}: waiting, another process installs it");
+                lock.lock()?;
+            }
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        if self.runs(&folder).is_ok() {
+            println!("{name} {version}: ready");
+            return Ok(());
+        }
+        println!("{name} {version}: installing ({})", self.how);
+        let start = Instant::now();
+        for old in [&new, &folder] {
+            if old.exists() {
+                fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
+            }
+        }
+        fs::create_dir_all(new.join("bin"))?;
+        (self.make)(&new)?;
+        self.runs(&new)?;
+        fs::rename(&new, &folder)?;
+        println!("{name} {version}: installed in {} s", start.elapsed().as_secs());
+        Ok(())
+    }
+
+    /// Fails unless the program in `folder` runs and is what its name says.
+    fn runs(&self, folder: &Path) -> Result<()> {
+        let (question, answer) = self.probe;
+        let path = folder.join("bin").join(self.tool.name);
+        let said = output(Command::new(&path).arg(question))?;
+        if said.contains(answer) {
+            Ok(())
+        } else {
+            bail!("{} answers `{question}` with:\n{said}", path.display())
+        }
+    }
+}
+
+/// Takes the program out of Debian's package, without installing the package.
+fn restic_debian(folder: &Path) -> Result<()> {
+    let package = folder.join("package");
+    fs::create_dir(&package)?;
+    let download = || output(Command::new("apt-get").args(["download", "restic"]).current_dir(&package));
+    download().or_else(|_| output(Command::new("apt-get").arg("update")).and_then(|_| download()))?;
+    let file = fs::read_dir(&package)?.next().context("apt-get download left no file")??.path();
+    output(Command::new("dpkg").arg("-x").arg(&file).arg(package.join("content")))?;
+    fs::rename(package.join("content/usr/bin/restic"), folder.join("bin/restic"))?;
+    Ok(fs::remove_dir_all(package)?)
+}
+
+fn restic(folder: &Path) -> Result<()> {
+    go_build(folder, "restic", "github.com/restic/restic/cmd/restic")
+}
+
+fn minio(folder: &Path) -> Result<()> {
+    go_build(folder, "minio", "github.com/minio/minio")
+}
+
+/// Builds a program from the Go module that `xtask/tools/<name>` pins, sums and all.
+///
+/// A module of our own, since `go install module@version` needs version lists that not every
+/// module proxy serves.
+fn go_build(folder: &Path, name: &str, package: &str) -> Result<()> {
+    let mut command = Command::new("go");
+    command
+        .args(["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o"])
+        .arg(folder.join("bin").join(name));
+    output(command.arg(package).current_dir(root().join("xtask/tools").join(name)))
+        .context("Go 1.26 or newer builds it from source")
+        .map(drop)
+}
+
+/// Installs moto beside a Python of its own.
+fn moto(folder: &Path) -> Result<()> {
+    let venv = || output(Command::new("python3").args(["-m", "venv"]).arg(folder.join("venv")));
+    venv().or_else(|_| debian_packages(&["python3", "python3-venv"]).and_then(|()| venv()))?;
+    let mut pip = Command::new(folder.join("venv/bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--no-compile", "--requirement"]);
+    output(pip.arg(root().join("xtask/tools/moto/requirements.txt")))?;
+    // pip's own start scripts name the folder that they were made in, and this one is renamed.
+    let start = folder.join("bin/moto");
+    fs::write(&start, "#!/bin/sh\nexec \"$(dirname \"$0\")/../venv/bin/python\" -m moto.server \"$@\"\n")?;
+    Ok(fs::set_permissions(start, fs::Permissions::from_mode(0o755))?)
+}
