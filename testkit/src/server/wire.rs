@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use s3s::dto::{self, ETag, StreamingBlob, Tag};
 use s3s::{S3Error, S3ErrorCode, S3Result};
 
-/// What AWS says of an object that was put without a media type.
+/// What AWS stores with an object that was put without a media type.
 const NO_TYPE: &str = "binary/octet-stream";
 
 /// What `encoding-type=url` leaves as it is; a space becomes `+`, as in forms.
@@ -70,7 +70,7 @@ pub(super) fn attributes(
         stored.collect::<Vec<_>>().join(", ")
     });
     Attributes {
-        content_type: get("content-type").filter(|kind| !kind.is_empty()),
+        content_type: Some(get("content-type").filter(|kind| !kind.is_empty()).unwrap_or_else(|| NO_TYPE.into())),
         cache_control: get("cache-control"),
         content_disposition: get("content-disposition"),
         content_encoding: encoding.filter(|encoding| !encoding.is_empty()),
@@ -97,7 +97,7 @@ pub(super) fn headers(attributes: &Attributes, head: bool) -> HeaderMap {
     headers
 }
 
-/// The media type of an answer.
+/// The media type of an answer; an object that came past the protocol may have none.
 pub(super) fn media_type(attributes: &Attributes) -> Option<String> {
     Some(attributes.content_type.clone().unwrap_or_else(|| NO_TYPE.into()))
 }
