@@ -1,12 +1,12 @@
 //! Supplies the engine with buckets, passwords and settings, from flags, environment and profile files.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use cistern_bucket::{
-    Address, Bucket, Class, ContainerToken, Credentials, Directory, Error, ErrorKind, S3, S3Config, Style,
-    Verb,
+    Address, Bucket, ContainerToken, Credentials, Directory, Error, ErrorKind, S3, S3Config, Style, Verb,
 };
 use cistern_engine::Role;
 use cistern_repository::{Compression, Options};
@@ -23,6 +23,10 @@ use crate::profile::Profile;
 pub struct Access {
     global: Global,
     environment: Environment,
+    /// What was asked for or computed once is not asked for again.
+    password: tokio::sync::OnceCell<SecretString>,
+    /// Why access failed, in full: the engine's traits have no place for hints.
+    failure: Mutex<Option<Failure>>,
 }
 
 /// A certificate file larger than this is none.
@@ -31,15 +35,43 @@ const MAX_CERTIFICATES: u64 = 4 << 20;
 impl Access {
     /// Access with these settings.
     pub fn new(global: Global, environment: Environment) -> Self {
-        Access { global, environment }
+        Access { global, environment, password: tokio::sync::OnceCell::new(), failure: Mutex::new(None) }
+    }
+
+    /// What a failed run tells the user: why access failed, if it did, else the error.
+    pub fn failure(&self, error: cistern_engine::Error) -> Failure {
+        self.failure.lock().ok().and_then(|mut failure| failure.take()).unwrap_or_else(|| error.into())
+    }
+
+    /// The repository's password, found once; `twice` as in [`password::find`].
+    ///
+    /// # Errors
+    /// As [`password::find`].
+    pub async fn secret(self: &Arc<Self>, twice: bool) -> Result<SecretString, Failure> {
+        let this = self.clone();
+        let find = || async move {
+            // A prompt or a command takes its time, and an interrupt must be heard meanwhile.
+            let found =
+                tokio::task::spawn_blocking(move || password::find(&this.global, &this.environment, twice));
+            found.await.unwrap_or_else(|e| Err(Failure::new(cistern_bucket::Class::Broken, e.to_string())))
+        };
+        self.password.get_or_try_init(find).await.cloned()
+    }
+
+    fn keep(&self, failure: Failure) -> String {
+        let text = failure.to_string();
+        if let Ok(mut kept) = self.failure.lock() {
+            kept.get_or_insert(failure);
+        }
+        text
     }
 
     /// Parses an address of the command line; a relative directory becomes absolute.
     ///
     /// # Errors
     /// One line on what is wrong with it.
-    pub fn address(&self, text: &str) -> Result<Address, Failure> {
-        match text.parse::<Address>()? {
+    pub fn address(&self, text: &OsStr) -> Result<Address, Failure> {
+        match Address::from_os(text)? {
             Address::Directory(path) => std::path::absolute(&path)
                 .map(Address::Directory)
                 .map_err(|e| Failure::io(format!("resolving {}", path.display()), e)),
@@ -54,14 +86,14 @@ impl Access {
     pub fn repository(&self) -> Result<Address, Failure> {
         let from_file = |file: PathBuf| {
             std::fs::read_to_string(&file)
-                .map(|text| text.trim().to_owned())
+                .map(|text| OsString::from(text.trim()))
                 .map_err(|e| Failure::io(format!("reading the repository file {}", file.display()), e))
         };
         let text = if let Some(text) = &self.global.repo {
             text.clone()
         } else if let Some(file) = &self.global.repository_file {
             from_file(file.clone())?
-        } else if let Some(text) = self.environment.twin("REPOSITORY") {
+        } else if let Some((_, text)) = self.environment.twin("REPOSITORY") {
             text
         } else if let Some(file) =
             self.environment.path(&["CISTERN_REPOSITORY_FILE", "RESTIC_REPOSITORY_FILE"])
@@ -76,6 +108,9 @@ impl Access {
 
     /// The host that a snapshot of the source names: this host for a directory, the endpoint's for a bucket.
     pub fn host_of(&self, source: &Address) -> String {
+        if let Some(host) = self.environment.first(&["CISTERN_HOST", "RESTIC_HOST"]) {
+            return host;
+        }
         match source {
             Address::S3 { endpoint, .. } => endpoint
                 .clone()
@@ -118,9 +153,9 @@ impl Access {
         store.profile.is_some() || role == Role::Repository && store.repo_profile.is_some()
     }
 
-    fn credentials(&self, role: Role, profile: &Profile) -> Credentials {
+    fn credentials(&self, role: Role, profile: &Profile) -> Result<Credentials, Failure> {
         if self.global.store.no_sign_request && role != Role::Repository {
-            return Credentials::Anonymous;
+            return Ok(Credentials::Anonymous);
         }
         let env = |name: &str| self.environment.first(&[name]);
         let mut chain = Vec::new();
@@ -151,11 +186,18 @@ impl Access {
             });
         }
         if self.profile_is_explicit(role) {
-            from_profile.append(&mut chain);
-            chain = from_profile;
-        } else {
-            chain.append(&mut from_profile);
+            // Whoever names a profile means it: acting as somebody else would be a surprise.
+            if from_profile.is_empty() {
+                return Err(
+                    profile.without_credentials(self.profile_name(role).as_deref().unwrap_or_default())
+                );
+            }
+            return Ok(Credentials::Chain(from_profile));
         }
+        if chain.is_empty() && from_profile.is_empty() && profile.needs_another_tool() {
+            return Err(profile.without_credentials(self.profile_name(role).as_deref().unwrap_or("default")));
+        }
+        chain.append(&mut from_profile);
         if let (Some(role), Some(file)) = (env("AWS_ROLE_ARN"), env("AWS_WEB_IDENTITY_TOKEN_FILE")) {
             chain.push(Credentials::WebIdentity {
                 role_arn: role,
@@ -182,7 +224,7 @@ impl Access {
             let endpoint = env("AWS_EC2_METADATA_SERVICE_ENDPOINT").and_then(|url| Url::parse(&url).ok());
             chain.push(Credentials::InstanceMetadata { endpoint });
         }
-        Credentials::Chain(chain)
+        Ok(Credentials::Chain(chain))
     }
 
     fn s3(&self, endpoint: Option<&Url>, bucket: &str, role: Role) -> Result<Arc<dyn Bucket>, Failure> {
@@ -212,7 +254,7 @@ impl Access {
         let ca = store.cacert.clone().or_else(|| self.environment.path(&["AWS_CA_BUNDLE", "RESTIC_CACERT"]));
         config.ca_pem = ca.map(certificates).transpose()?;
         config.insecure_tls = store.insecure_tls;
-        config.credentials = self.credentials(role, &profile);
+        config.credentials = self.credentials(role, &profile)?;
         config.limits.requests_per_second = store.limit_requests.map(f64::from);
         config.limits.bytes_per_second = store.limit_rate.map(|kib| kib.saturating_mul(1024));
         config.limits.max_concurrency = store.connections.max(1);
@@ -229,23 +271,18 @@ fn certificates(file: PathBuf) -> Result<Vec<u8>, Failure> {
     Ok(pem)
 }
 
+/// A handle to the access that the engine takes.
+#[derive(Clone)]
+pub struct Handle(pub Arc<Access>);
+
 #[async_trait]
-impl cistern_engine::Access for Access {
+impl cistern_engine::Access for Handle {
     async fn bucket(&self, address: &Address, role: Role) -> cistern_bucket::Result<Arc<dyn Bucket>> {
         match address {
             Address::S3 { endpoint, bucket, .. } => {
-                // The engine's trait speaks of buckets; a bad setting is told in the bucket's words.
-                self.s3(endpoint.as_ref(), bucket, role).map_err(|failure| {
-                    match failure.error.downcast::<Error>() {
-                        Ok(error) => *error,
-                        Err(other) => {
-                            let kind = match failure.class {
-                                Class::Denied | Class::NotFound => ErrorKind::Denied,
-                                _ => ErrorKind::Invalid,
-                            };
-                            Error::new(kind, Verb::Bucket, address.to_string()).detail(other.to_string())
-                        }
-                    }
+                self.0.s3(endpoint.as_ref(), bucket, role).map_err(|failure| {
+                    let text = self.0.keep(failure);
+                    Error::new(ErrorKind::Invalid, Verb::Bucket, address.to_string()).detail(text)
                 })
             }
             Address::Directory(path) => Ok(Arc::new(Directory::new(path))),
@@ -253,11 +290,18 @@ impl cistern_engine::Access for Access {
     }
 
     async fn password(&self, _repository: &Address) -> cistern_engine::Result<SecretString> {
-        password::find(&self.global, &self.environment, false)
-            .map_err(|failure| cistern_engine::Error::Invalid(failure.to_string()))
+        let found = self.0.secret(false).await;
+        found.map_err(|failure| cistern_engine::Error::Invalid(self.0.keep(failure)))
     }
 
     fn options(&self, repository: &Address) -> Options {
+        self.0.options(repository)
+    }
+}
+
+impl Access {
+    /// Settings of the repository, from flags and environment, which [`check`](Self::check) has accepted.
+    pub fn options(&self, repository: &Address) -> Options {
         let mut options = Options::default();
         let is_local = matches!(repository, Address::Directory(_));
         if !self.global.no_cache && !is_local {
@@ -268,29 +312,196 @@ impl cistern_engine::Access for Access {
                 .or_else(|| self.environment.path(&["CISTERN_CACHE_DIR"]))
                 .or_else(|| Some(self.environment.cache_home()?.join("cistern")));
         }
-        let hint = self.global.key_hint.clone().or_else(|| self.environment.twin("KEY_HINT"));
-        options.key_hint = hint.and_then(|text| text.parse().ok());
         options.verify_writes = !self.global.no_extra_verify;
-        options.compression = match self.compression() {
-            CompressionMode::Auto => Compression::Auto,
-            CompressionMode::Off => Compression::Off,
-            CompressionMode::Fastest => Compression::Fastest,
-            CompressionMode::Max => Compression::Max,
-        };
-        let size = self.global.pack_size.or_else(|| self.environment.twin("PACK_SIZE")?.parse().ok());
-        if let Some(mib) = size {
-            options.pack_size = mib.clamp(4, 128) << 20;
+        if let Ok(settings) = self.settings() {
+            options.key_hint = settings.key_hint;
+            options.compression = match settings.compression {
+                CompressionMode::Auto => Compression::Auto,
+                CompressionMode::Off => Compression::Off,
+                CompressionMode::Fastest => Compression::Fastest,
+                CompressionMode::Better => Compression::Level(7),
+                CompressionMode::Max => Compression::Max,
+            };
+            if let Some(mib) = settings.pack_size {
+                options.pack_size = mib << 20;
+            }
         }
         options
     }
+
+    /// Refuses settings of the environment that cannot be understood, before anything is done.
+    ///
+    /// # Errors
+    /// Which variable, and what was expected.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.settings().map(drop)
+    }
+
+    fn settings(&self) -> Result<Settings, Failure> {
+        use clap::ValueEnum;
+        let twin = |name: &str, expected: &str, parse: &dyn Fn(&str) -> bool| match self
+            .environment
+            .twin(name)
+        {
+            None => Ok(None),
+            Some((name, value)) => match value.to_str().filter(|text| parse(text)) {
+                Some(text) => Ok(Some(text.to_owned())),
+                None => Err(Failure::invalid(format!("{name} is {}: expected {expected}", value.display()))),
+            },
+        };
+        let compression = match self.global.compression {
+            Some(mode) => mode,
+            None => {
+                let expected = "auto, off, fastest, better or max";
+                let text =
+                    twin("COMPRESSION", expected, &|text| CompressionMode::from_str(text, true).is_ok())?;
+                text.and_then(|text| CompressionMode::from_str(&text, true).ok())
+                    .unwrap_or(CompressionMode::Auto)
+            }
+        };
+        let pack_size = match self.global.pack_size {
+            Some(mib) => Some(mib),
+            None => twin("PACK_SIZE", "MiB from 4 to 128", &|text| {
+                text.parse().is_ok_and(|mib: u32| (4..=128).contains(&mib))
+            })?
+            .and_then(|text| text.parse().ok()),
+        };
+        let key_hint = match &self.global.key_hint {
+            Some(text) => {
+                Some(text.parse().map_err(|_| Failure::invalid(format!("--key-hint {text} is no id")))?)
+            }
+            None => {
+                twin("KEY_HINT", "the id of a key", &|text| text.parse::<cistern_repository::Id>().is_ok())?
+                    .and_then(|text| text.parse().ok())
+            }
+        };
+        Ok(Settings { compression, pack_size, key_hint })
+    }
 }
 
-impl Access {
-    fn compression(&self) -> CompressionMode {
-        use clap::ValueEnum;
-        self.global
-            .compression
-            .or_else(|| CompressionMode::from_str(&self.environment.twin("COMPRESSION")?, true).ok())
-            .unwrap_or(CompressionMode::Auto)
+/// Settings of the repository that the environment may hold.
+struct Settings {
+    compression: CompressionMode,
+    /// In MiB.
+    pack_size: Option<u32>,
+    key_hint: Option<cistern_repository::Id>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    fn access(arguments: &[&str], environment: Environment) -> Access {
+        let words = ["cistern"].iter().chain(arguments).chain(&["snapshots"]);
+        Access::new(Cli::parse_from(words).global, environment)
+    }
+
+    fn sources(access: &Access, role: Role) -> Result<Vec<String>, Failure> {
+        let profile = Profile::load(access.profile_name(role).as_deref(), &access.environment)?;
+        let one = |credentials: &Credentials| match credentials {
+            Credentials::Static { access_key_id, .. } => access_key_id.clone(),
+            Credentials::WebIdentity { role_arn, .. } => format!("web {role_arn}"),
+            Credentials::Container { uri, authorization } => {
+                let token = match authorization {
+                    Some(ContainerToken::File(file)) => format!(" file {}", file.display()),
+                    Some(ContainerToken::Value(_)) => " value".to_owned(),
+                    None => String::new(),
+                };
+                format!("container {uri}{token}")
+            }
+            Credentials::InstanceMetadata { .. } => "instance".to_owned(),
+            Credentials::Anonymous => "nobody".to_owned(),
+            other => panic!("{other:?} is not for the command line"),
+        };
+        Ok(match access.credentials(role, &profile)? {
+            Credentials::Chain(all) => all.iter().map(one).collect(),
+            other => vec![one(&other)],
+        })
+    }
+
+    #[test]
+    fn credentials_come_in_the_order_of_the_aws_tools() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".aws")).unwrap();
+        std::fs::write(
+            home.path().join(".aws/credentials"),
+            "[default]\naws_access_key_id = DEFAULT\naws_secret_access_key = s\n\
+             [work]\naws_access_key_id = WORK\naws_secret_access_key = s\n\
+             [single]\nsso_session = corporate\n[empty]\nregion = eu-north-1\n",
+        )
+        .unwrap();
+        let path = home.path().to_str().unwrap();
+        let everything = || {
+            Environment::from([
+                ("HOME", path),
+                ("AWS_ACCESS_KEY_ID", "ENV"),
+                ("AWS_SECRET_ACCESS_KEY", "s"),
+                ("AWS_ROLE_ARN", "role"),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"),
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
+                ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "/pod"),
+            ])
+        };
+        let container = "container http://169.254.170.23/v1/credentials file /pod";
+        assert_eq!(
+            sources(&access(&[], everything()), Role::Source).unwrap(),
+            ["ENV", "DEFAULT", "web role", container, "instance"]
+        );
+        // Whoever names a profile acts as nobody else.
+        let named = access(&["--profile", "work"], everything());
+        assert_eq!(sources(&named, Role::Source).unwrap(), ["WORK"]);
+        let named = access(&["--repo-profile", "work", "--no-sign-request"], everything());
+        assert_eq!(sources(&named, Role::Source).unwrap(), ["nobody"]);
+        assert_eq!(sources(&named, Role::Repository).unwrap(), ["WORK"]);
+        for (profile, word) in
+            [("single", "sso_session"), ("empty", "holds no credentials"), ("none", "no profile")]
+        {
+            let failure = sources(&access(&["--profile", profile], everything()), Role::Source).unwrap_err();
+            assert!(failure.to_string().contains(word), "{failure}");
+            assert!(failure.hint.is_some());
+        }
+        let relative = Environment::from([
+            ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x"),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "t"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ]);
+        assert_eq!(
+            sources(&access(&[], relative), Role::Source).unwrap(),
+            ["container http://169.254.170.2/v2/x value"]
+        );
+        // A store of one's own has no instance metadata.
+        let own = Environment::from([("AWS_ACCESS_KEY_ID", "ENV"), ("AWS_SECRET_ACCESS_KEY", "s")]);
+        assert_eq!(sources(&access(&["--endpoint", "http://[::1]:1"], own), Role::Source).unwrap(), ["ENV"]);
+    }
+
+    #[test]
+    fn the_repository_may_lie_elsewhere() {
+        let environment = || Environment::from([("AWS_ENDPOINT_URL", "http://env"), ("AWS_REGION", "a")]);
+        let both =
+            access(&["--endpoint", "source.example", "--repo-endpoint", "http://repo:9"], environment());
+        assert_eq!(both.endpoint(Role::Source).unwrap().unwrap().as_str(), "https://source.example/");
+        assert_eq!(both.endpoint(Role::Repository).unwrap().unwrap().as_str(), "http://repo:9/");
+        let neither = access(&[], environment());
+        assert_eq!(neither.endpoint(Role::Repository).unwrap().unwrap().as_str(), "http://env/");
+        assert!(access(&["--endpoint", "ftp://x"], environment()).endpoint(Role::Target).is_err());
+    }
+
+    #[test]
+    fn settings_that_cannot_be_understood_are_refused() {
+        for (name, value, word) in [
+            ("RESTIC_COMPRESSION", "much", "RESTIC_COMPRESSION is much"),
+            ("CISTERN_PACK_SIZE", "500", "4 to 128"),
+            ("RESTIC_KEY_HINT", "x", "the id of a key"),
+        ] {
+            let failure = access(&[], Environment::from([(name, value)])).check().unwrap_err();
+            assert!(failure.to_string().contains(word), "{failure}");
+        }
+        let address = Address::Directory("/r".into());
+        let fine = Environment::from([("RESTIC_COMPRESSION", "better"), ("RESTIC_PACK_SIZE", "64")]);
+        let options = access(&[], fine).options(&address);
+        assert_eq!((options.compression, options.pack_size), (Compression::Level(7), 64 << 20));
     }
 }

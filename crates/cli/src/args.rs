@@ -1,6 +1,7 @@
 //! The command line: every verb, option and environment variable, as users of restic know them where
 //! they mean the same.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -41,7 +42,7 @@ Exit codes:
    20  source, target or snapshot not found
    21  access denied
    22  the repository is damaged
-   23  the store is not reachable, or asks for a lower rate
+   23  a store is not reachable, asks for a lower rate, or is full
   130  interrupted";
 
 /// Settings that every verb understands.
@@ -51,7 +52,7 @@ pub struct Global {
     /// Repository: `s3://bucket/prefix`, a directory, or restic's `s3:https://host/bucket/prefix` [env:
     /// CISTERN_REPOSITORY, RESTIC_REPOSITORY]
     #[arg(short, long, global = true, value_name = "REPOSITORY", value_hint = ValueHint::AnyPath)]
-    pub repo: Option<String>,
+    pub repo: Option<OsString>,
     /// File that holds the repository's address [env: CISTERN_REPOSITORY_FILE, RESTIC_REPOSITORY_FILE]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub repository_file: Option<PathBuf>,
@@ -78,7 +79,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "MODE")]
     pub compression: Option<CompressionMode>,
     /// Size of new packs in MiB, 4 to 128 [env: CISTERN_PACK_SIZE, RESTIC_PACK_SIZE] [default: 16]
-    #[arg(long, global = true, value_name = "MIB")]
+    #[arg(long, global = true, value_name = "MIB", value_parser = clap::value_parser!(u32).range(4..=128))]
     pub pack_size: Option<u32>,
     /// Do not open and compare every stored blob before it counts (saves 15 to 30 % CPU)
     #[arg(long, global = true)]
@@ -117,7 +118,7 @@ pub struct Store {
     /// How buckets are addressed; path for every endpoint that is given, host for AWS
     #[arg(long, global = true, value_name = "STYLE", default_value = "auto")]
     pub bucket_style: BucketStyle,
-    /// Use no credentials (public buckets)
+    /// Use no credentials for source and target (public buckets); the repository's are used as ever
     #[arg(long, global = true)]
     pub no_sign_request: bool,
     /// File with certificates to trust, PEM [env: AWS_CA_BUNDLE, RESTIC_CACERT]
@@ -130,10 +131,10 @@ pub struct Store {
     #[arg(long, global = true, value_name = "N", default_value_t = 32)]
     pub connections: usize,
     /// At most this many requests per second to each store
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit_requests: Option<u32>,
     /// At most this many KiB per second to and from each store
-    #[arg(long, global = true, value_name = "KIB")]
+    #[arg(long, global = true, value_name = "KIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit_rate: Option<u64>,
 }
 
@@ -144,10 +145,10 @@ pub struct Output {
     /// Print JSON: one object per line
     #[arg(long, global = true)]
     pub json: bool,
-    /// Print errors only
+    /// Print errors and what was asked for only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Print more; twice: the log of every request
+    /// Log more to standard error: -v what is decided, -vv requests that are repeated
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -161,6 +162,8 @@ pub enum CompressionMode {
     Off,
     /// zstd level 1.
     Fastest,
+    /// zstd level 7.
+    Better,
     /// The best ratio, slow.
     Max,
 }
@@ -210,14 +213,14 @@ pub enum Command {
 /// Which snapshots are meant.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SnapshotFilter {
-    /// Only snapshots of this host
+    /// Only snapshots of this host (repeatable: of any of them)
     #[arg(short = 'H', long, value_name = "HOST")]
-    pub host: Option<String>,
+    pub host: Vec<String>,
     /// Only snapshots with this path (repeatable)
     #[arg(long, value_name = "PATH")]
     pub path: Vec<String>,
-    /// Only snapshots with these tags, separated by commas
-    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
+    /// Only snapshots with all of these tags, separated by commas (repeatable: with all of any list)
+    #[arg(long, value_name = "TAG[,TAG]")]
     pub tag: Vec<String>,
 }
 
@@ -243,8 +246,8 @@ pub struct Select {
     /// Nothing larger than this, such as 100M or 1G
     #[arg(long, value_name = "SIZE", value_parser = crate::units::parse_size)]
     pub exclude_larger_than: Option<u64>,
-    /// Nothing modified before this time, such as 2026-11-01T00:00:00Z
-    #[arg(long, value_name = "TIME")]
+    /// Nothing modified before this time, such as 2026-11-01 or '2026-11-01 08:30:00' (local) or 2026-11-01T08:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::units::parse_time)]
     pub modified_since: Option<jiff::Timestamp>,
 }
 
@@ -260,11 +263,11 @@ attribute. A run whose source lost more than --max-shrink of its keys is refused
 pub struct Backup {
     /// s3://bucket[/prefix], a directory, or file:///directory
     #[arg(value_hint = ValueHint::AnyPath)]
-    pub source: String,
+    pub source: OsString,
     /// Tag the snapshot, separated by commas (repeatable)
     #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
     pub tag: Vec<String>,
-    /// Host name in the snapshot [default: this host; for a bucket the endpoint's]
+    /// Host name in the snapshot [env: CISTERN_HOST, RESTIC_HOST] [default: this host; for a bucket the endpoint's]
     #[arg(short = 'H', long, value_name = "HOST")]
     pub host: Option<String>,
     /// Snapshot to compare with [default: the newest of the same source]
@@ -279,8 +282,8 @@ pub struct Backup {
     /// Write no snapshot if nothing changed
     #[arg(long)]
     pub skip_if_unchanged: bool,
-    /// Time of the snapshot [default: now]
-    #[arg(long, value_name = "TIME")]
+    /// Time of the snapshot, such as '2026-11-01 08:30:00' (local) or 2026-11-01T08:30:00Z [default: now]
+    #[arg(long, value_name = "TIME", value_parser = crate::units::parse_time)]
     pub time: Option<jiff::Timestamp>,
     /// What becomes of objects that cannot be read (archived, customer key, denied)
     #[arg(long, value_name = "ACTION", default_value = "fail")]
@@ -323,8 +326,8 @@ pub enum Unreadable {
 /// Lists snapshots.
 #[derive(Clone, Debug, Args)]
 pub struct Snapshots {
-    /// Only these snapshots
-    pub ids: Vec<String>,
+    /// Only these: latest, latest~1, an id
+    pub snapshots: Vec<String>,
     /// Only the newest N of each source
     #[arg(long, value_name = "N")]
     pub latest: Option<usize>,
@@ -404,7 +407,7 @@ pub struct Restore {
     pub snapshot: String,
     /// s3://bucket[/prefix], a directory, or file:///directory
     #[arg(short = 't', long, visible_alias = "target", value_name = "TARGET", value_hint = ValueHint::AnyPath)]
-    pub to: String,
+    pub to: OsString,
     /// What becomes of objects that are there already
     #[arg(long, value_name = "POLICY", default_value = "if-changed")]
     pub overwrite: OverwritePolicy,
@@ -468,7 +471,7 @@ pub struct Verify {
     pub snapshot: String,
     /// s3://bucket[/prefix] or a directory [default: where the snapshot was taken]
     #[arg(value_hint = ValueHint::AnyPath)]
-    pub source: Option<String>,
+    pub source: Option<OsString>,
     /// Read contents on both sides, too
     #[arg(long)]
     pub content: bool,

@@ -24,14 +24,23 @@ impl Environment {
         names.iter().find_map(|name| self.0.get(*name)).map(|value| value.to_string_lossy().into_owned())
     }
 
-    /// As [`first`](Self::first), as a path.
-    pub fn path(&self, names: &[&str]) -> Option<PathBuf> {
-        names.iter().find_map(|name| self.0.get(*name)).map(PathBuf::from)
+    /// As [`first`](Self::first), byte by byte.
+    pub fn os(&self, names: &[&str]) -> Option<OsString> {
+        names.iter().find_map(|name| self.0.get(*name)).cloned()
     }
 
-    /// Cistern's own variable `CISTERN_<name>`, or its twin `RESTIC_<name>`.
-    pub fn twin(&self, name: &str) -> Option<String> {
-        self.first(&[&format!("CISTERN_{name}"), &format!("RESTIC_{name}")])
+    /// As [`first`](Self::first), as a path.
+    pub fn path(&self, names: &[&str]) -> Option<PathBuf> {
+        self.os(names).map(PathBuf::from)
+    }
+
+    /// Cistern's own variable `CISTERN_<name>`, or its twin `RESTIC_<name>`, each with its name.
+    pub fn twin(&self, name: &str) -> Option<(String, OsString)> {
+        ["CISTERN", "RESTIC"].iter().find_map(|program| {
+            let name = format!("{program}_{name}");
+            let value = self.0.get(&name)?.clone();
+            Some((name, value))
+        })
     }
 
     /// The user's home directory.
@@ -59,8 +68,8 @@ mod tests {
     #[test]
     fn our_own_variable_comes_before_its_twin() {
         let both = Environment::from([("RESTIC_REPOSITORY", "theirs"), ("CISTERN_REPOSITORY", "ours")]);
-        assert_eq!(both.twin("REPOSITORY").as_deref(), Some("ours"));
+        assert_eq!(both.twin("REPOSITORY").unwrap().1, "ours");
         let theirs = Environment::from([("RESTIC_REPOSITORY", "theirs")]);
-        assert_eq!(theirs.twin("REPOSITORY").as_deref(), Some("theirs"));
+        assert_eq!(theirs.twin("REPOSITORY").unwrap(), ("RESTIC_REPOSITORY".to_owned(), "theirs".into()));
     }
 }

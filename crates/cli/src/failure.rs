@@ -56,6 +56,7 @@ impl Failure {
         let class = match error.kind() {
             std::io::ErrorKind::NotFound => Class::NotFound,
             std::io::ErrorKind::PermissionDenied => Class::Denied,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Class::Unreachable,
             _ => Class::Invalid,
         };
         Failure { error: Box::new(Doing { doing, source: error }), class, code: exit_code(class), hint: None }
@@ -106,6 +107,8 @@ impl From<cistern_repository::Error> for Failure {
         let (code, hint) = repository_code_and_hint(&error, class);
         let error: Box<dyn StdError + Send + Sync> = match error {
             E::Bucket(inner) => Box::new(inner),
+            // Several tasks of a writer end with one error.
+            E::Shared(inner) => Box::new(inner),
             other => Box::new(other),
         };
         Failure { error, class, code, hint }
@@ -116,9 +119,11 @@ fn repository_code_and_hint(error: &cistern_repository::Error, class: Class) -> 
     use cistern_repository::Error as E;
     let some = |text: &str| Some(text.to_owned());
     match error {
-        E::Bucket(inner) => {
-            (if inner.kind == ErrorKind::NoSuchBucket { 10 } else { exit_code(class) }, bucket_hint(inner))
+        E::Shared(inner) => repository_code_and_hint(inner, class),
+        E::Bucket(inner) if inner.kind == ErrorKind::NoSuchBucket => {
+            (10, some("create it with `cistern init`, or check the name and --repo-endpoint"))
         }
+        E::Bucket(inner) => (exit_code(class), bucket_hint(inner)),
         E::WrongPassword { .. } => {
             (12, some("check CISTERN_PASSWORD_FILE, CISTERN_PASSWORD or --password-file"))
         }

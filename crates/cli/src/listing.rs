@@ -1,5 +1,7 @@
 //! How nodes and snapshots are shown, by every verb alike.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cistern_bucket::Key;
 use cistern_engine::fidelity::{self, Description};
 use cistern_repository::node::mode;
@@ -85,6 +87,9 @@ pub fn node_json(path: &[u8], node: &Node) -> Value {
     if node.kind == NodeKind::File {
         value["size"] = node.size.into();
     }
+    if std::str::from_utf8(path).is_err() {
+        value["path_base64"] = STANDARD.encode(path).into();
+    }
     let object =
         node.xattrs.iter().find(|x| &*x.name == fidelity::ATTRIBUTE).and_then(|x| x.value.as_deref());
     if let Some(object) = object.and_then(|json| serde_json::from_slice::<Value>(json).ok()) {
@@ -101,6 +106,19 @@ pub fn key_of(path: &[u8], node: &Node) -> Option<Key> {
     let names: Vec<&[u8]> = path.split(|b| *b == b'/').skip(2).collect();
     let attribute = Description::of(node).ok().and_then(|d| d.key);
     (!names.is_empty()).then(|| fidelity::key(&names, attribute.as_ref()))
+}
+
+/// A key as JSON; `key_base64` holds its bytes where they are no UTF-8.
+pub fn key_json(key: &Key, size: u64) -> Value {
+    match key.as_str() {
+        Some(text) => json!({"message_type": "key", "key": text, "size": size}),
+        None => json!({
+            "message_type": "key",
+            "key": String::from_utf8_lossy(key.as_bytes()),
+            "key_base64": STANDARD.encode(key.as_bytes()),
+            "size": size,
+        }),
+    }
 }
 
 /// A snapshot as restic's `snapshots --json` shows it.

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let yes = matches!(&cli.command, Command::Restore(restore) if restore.yes);
     let ui = Arc::new(Ui::new(&cli.global.output, yes));
-    log(cli.global.output.verbose);
+    log(&cli.global.output);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -43,7 +43,13 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => {
             ui.clear();
-            ExitCode::from(code)
+            match ui.lost_output() {
+                None => ExitCode::from(code),
+                Some(failure) => {
+                    ui.fail(&failure);
+                    ExitCode::from(failure.code)
+                }
+            }
         }
         Err(failure) => {
             ui.fail(&failure);
@@ -64,18 +70,25 @@ async fn interrupts(cancel: CancellationToken, ui: Arc<Ui>) {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     };
     wait().await;
+    if password::end_prompt() {
+        // Nothing has begun before the password is known.
+        std::process::exit(130);
+    }
     ui.note("stopping; interrupt again to end at once");
     cancel.cancel();
     wait().await;
     std::process::exit(130);
 }
 
-/// The log goes to standard error: nothing by default, `-vv` for requests.
-fn log(verbose: u8) {
-    let level = match verbose {
-        0 | 1 => tracing::Level::ERROR,
-        2 => tracing::Level::DEBUG,
-        _ => tracing::Level::TRACE,
+/// The log goes to standard error: warnings, and more with each `-v`.
+fn log(output: &args::Output) {
+    let level = match (output.quiet, output.verbose) {
+        (true, _) => tracing::Level::ERROR,
+        (false, 0) => tracing::Level::WARN,
+        (false, 1) => tracing::Level::INFO,
+        (false, 2) => tracing::Level::DEBUG,
+        (false, _) => tracing::Level::TRACE,
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
+    if output.json { log.json().init() } else { log.init() }
 }

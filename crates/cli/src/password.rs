@@ -1,8 +1,13 @@
 //! Finds the repository's password: a file, a command, the environment or a prompt, never an argument.
 
 use std::io::{IsTerminal, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
+use cistern_bucket::Class;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
@@ -28,21 +33,26 @@ pub fn find(global: &Global, environment: &Environment, twice: bool) -> Result<S
     if let Some(file) = environment.path(&["CISTERN_PASSWORD_FILE", "RESTIC_PASSWORD_FILE"]) {
         return from_file(&file);
     }
-    if let Some(command) = environment.twin("PASSWORD_COMMAND") {
+    if let Some((name, command)) = environment.twin("PASSWORD_COMMAND") {
+        let command = command.into_string().map_err(|_| Failure::invalid(format!("{name} is no text")))?;
         return from_command(&command);
     }
-    if let Some(password) = environment.twin("PASSWORD") {
-        return Ok(SecretString::from(password));
+    if let Some((name, password)) = environment.twin("PASSWORD") {
+        // A password that is altered on its way in makes a repository that nobody opens again.
+        return match String::from_utf8(password.into_vec()) {
+            Ok(password) => Ok(SecretString::from(password)),
+            Err(_) => Err(Failure::invalid(format!("the password in {name} is not UTF-8"))),
+        };
     }
     ask(twice)
 }
 
 fn from_file(file: &std::path::Path) -> Result<SecretString, Failure> {
-    let mut text = Zeroizing::new(String::new());
+    let mut text = Zeroizing::new(Vec::new());
     std::fs::File::open(file)
-        .and_then(|f| f.take(MAX_LENGTH + 1).read_to_string(&mut text))
+        .and_then(|f| f.take(MAX_LENGTH + 1).read_to_end(&mut text))
         .map_err(|e| Failure::io(format!("reading the password file {}", file.display()), e))?;
-    first_line(&text).map_err(|what| Failure::invalid(format!("the password file {} {what}", file.display())))
+    trimmed(&text).map_err(|what| Failure::invalid(format!("the password file {} {what}", file.display())))
 }
 
 fn from_command(command: &str) -> Result<SecretString, Failure> {
@@ -60,18 +70,32 @@ fn from_command(command: &str) -> Result<SecretString, Failure> {
     if !output.status.success() {
         return Err(Failure::invalid(format!("the password command {program} failed ({})", output.status)));
     }
-    let text = std::str::from_utf8(&text)
-        .map_err(|_| Failure::invalid(format!("the password command {program} printed no text")))?;
-    first_line(text).map_err(|what| Failure::invalid(format!("the output of the password command {what}")))
+    trimmed(&text).map_err(|what| Failure::invalid(format!("the output of the password command {what}")))
 }
 
-/// As restic: the first line, without its end.
-fn first_line(text: &str) -> Result<SecretString, &'static str> {
-    let line = text.split('\n').next().unwrap_or("").trim_end_matches('\r');
+/// As restic: all of the text, without a byte order mark, and without white space around it.
+fn trimmed(text: &[u8]) -> Result<SecretString, &'static str> {
     if text.len() as u64 > MAX_LENGTH {
         return Err("is too long");
     }
-    if line.is_empty() { Err("is empty") } else { Ok(SecretString::from(line)) }
+    let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8")?;
+    match text.strip_prefix('\u{feff}').unwrap_or(text).trim() {
+        "" => Err("is empty"),
+        password => Ok(SecretString::from(password)),
+    }
+}
+
+/// How the terminal was before a prompt turned its echo off.
+static PROMPTING: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Ends a prompt that is on the terminal, and tells whether there was one.
+pub fn end_prompt() -> bool {
+    let before = PROMPTING.lock().ok().and_then(|mut before| before.take());
+    if let Some(before) = &before {
+        // Nothing is left to be done if the terminal has gone.
+        let _ = tcsetattr(std::io::stdin().as_fd(), OptionalActions::Now, before);
+    }
+    before.is_some()
 }
 
 fn ask(twice: bool) -> Result<SecretString, Failure> {
@@ -79,19 +103,29 @@ fn ask(twice: bool) -> Result<SecretString, Failure> {
         return Err(Failure::invalid("no password was given".to_owned())
             .hint("set CISTERN_PASSWORD_FILE or --password-file; there is no terminal to ask on"));
     }
+    if let Ok(mut before) = PROMPTING.lock() {
+        *before = tcgetattr(std::io::stdin().as_fd()).ok();
+    }
     let read = |prompt: &str| {
-        rpassword::prompt_password(prompt)
-            .map(Zeroizing::new)
-            .map_err(|e| Failure::io("asking for the password".to_owned(), e))
+        rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|e| match e.kind() {
+            std::io::ErrorKind::Interrupted => Failure::new(Class::Cancelled, "interrupted"),
+            std::io::ErrorKind::UnexpectedEof => Failure::invalid("no password was given"),
+            _ => Failure::io("asking for the password".to_owned(), e),
+        })
     };
-    let password = read("enter password for the repository: ")?;
-    if password.is_empty() {
-        return Err(Failure::invalid("the password is empty".to_owned()));
+    let answer = read("enter password for the repository: ").and_then(|password| {
+        if password.is_empty() {
+            return Err(Failure::invalid("the password is empty"));
+        }
+        if twice && *read("enter password again: ")? != *password {
+            return Err(Failure::invalid("the passwords are not the same"));
+        }
+        Ok(SecretString::from(password.as_str()))
+    });
+    if let Ok(mut before) = PROMPTING.lock() {
+        *before = None;
     }
-    if twice && *read("enter password again: ")? != *password {
-        return Err(Failure::invalid("the passwords are not the same".to_owned()));
-    }
-    Ok(SecretString::from(password.as_str()))
+    answer
 }
 
 #[cfg(test)]
@@ -99,9 +133,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_the_first_line() {
+    fn a_password_is_what_restic_takes_it_to_be() {
         use secrecy::ExposeSecret;
-        assert_eq!(first_line("geheim\r\nmore").unwrap().expose_secret(), "geheim");
-        assert!(first_line("\nx").is_err());
+        for (text, password) in [
+            (&b"geheim\n"[..], "geheim"),
+            (b"  geheim\r\n\n", "geheim"),
+            (b"\xef\xbb\xbfgeheim", "geheim"),
+            (b"two words\nand a line", "two words\nand a line"),
+        ] {
+            assert_eq!(trimmed(text).unwrap().expose_secret(), password);
+        }
+        assert_eq!(trimmed(b" \n").unwrap_err(), "is empty");
+        assert_eq!(trimmed(b"\xff").unwrap_err(), "is not UTF-8");
+        assert_eq!(trimmed(&[b'x'; (64 << 10) + 1]).unwrap_err(), "is too long");
     }
 }

@@ -10,6 +10,10 @@ use crate::failure::Failure;
 #[derive(Default)]
 pub struct Profile(BTreeMap<String, String>);
 
+/// Settings that tell where the AWS tools get keys from, and we do not.
+const OTHER_SOURCES: [&str; 5] =
+    ["credential_process", "sso_session", "sso_start_url", "source_profile", "credential_source"];
+
 /// A profile file larger than this is none.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -47,6 +51,23 @@ impl Profile {
             )
             .hint("`aws configure list-profiles` shows what there is; AWS_CONFIG_FILE names another file")),
             _ => Ok(Profile(settings)),
+        }
+    }
+
+    /// Whether its keys come from where only other tools get them.
+    pub fn needs_another_tool(&self) -> bool {
+        OTHER_SOURCES.iter().any(|setting| self.get(setting).is_some())
+    }
+
+    /// Why a profile that was asked for cannot be used: it holds no keys, or gets them in a way that we do not know.
+    pub fn without_credentials(&self, name: &str) -> Failure {
+        match OTHER_SOURCES.iter().find(|setting| self.get(setting).is_some()) {
+            Some(setting) => Failure::invalid(format!("the profile {name} uses {setting}, which is not supported"))
+                .hint(format!(
+                    "let the AWS tools resolve it: eval \"$(aws configure export-credentials --profile {name} --format env)\""
+                )),
+            None => Failure::invalid(format!("the profile {name} holds no credentials"))
+                .hint("it needs aws_access_key_id and aws_secret_access_key, or role_arn and web_identity_token_file"),
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Ui {
     started: Instant,
     yes: bool,
     pace: Mutex<Pace>,
+    /// The first failed write to standard output.
+    lost: Mutex<Option<std::io::Error>>,
 }
 
 /// Remembers the recent past, for rates.
@@ -52,6 +54,25 @@ impl Ui {
             started: now,
             yes,
             pace: Mutex::new(Pace { last_json: None, since: now, objects: 0, bytes: 0, rate: 0.0 }),
+            lost: Mutex::new(None),
+        }
+    }
+
+    /// What kept a result from reaching standard output: half a listing must not look whole.
+    pub fn lost_output(&self) -> Option<Failure> {
+        let error = self.lost.lock().ok()?.take()?;
+        Some(Failure::io("writing to standard output".to_owned(), error))
+    }
+
+    fn wrote(&self, outcome: std::io::Result<()>) {
+        match outcome {
+            // A closed pipe (`| head`) is the reader's decision, not an error of ours.
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                if let Ok(mut lost) = self.lost.lock() {
+                    lost.get_or_insert(error);
+                }
+            }
+            _ => (),
         }
     }
 
@@ -75,9 +96,7 @@ impl Ui {
     /// One line that was asked for (a listing), also with `--quiet`.
     pub fn result(&self, line: impl AsRef<str>) {
         self.bar.suspend(|| {
-            let mut out = anstream::stdout().lock();
-            // A closed pipe (`| head`) is the reader's decision, not an error of ours.
-            let _ = writeln!(out, "{}", line.as_ref());
+            self.wrote(writeln!(anstream::stdout().lock(), "{}", line.as_ref()));
         });
     }
 
@@ -85,8 +104,7 @@ impl Ui {
     pub fn object(&self, value: &impl Serialize) {
         let text = serde_json::to_string(value).expect("reports have string keys and finite numbers");
         self.bar.suspend(|| {
-            let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "{text}");
+            self.wrote(writeln!(std::io::stdout().lock(), "{text}"));
         });
     }
 
@@ -138,18 +156,16 @@ impl Ui {
         }
     }
 
-    /// Asks a question on the terminal; `false` without one.
-    fn confirm(&self, question: &str) -> bool {
-        if !std::io::stdin().is_terminal() {
-            self.warn("there is no terminal to ask on; --yes carries the plan out");
-            return false;
-        }
-        self.bar.suspend(|| {
+    /// Asks a question on the terminal. The wait can be given up: the thread that reads stays behind.
+    async fn confirm(&self, question: &'static str) -> bool {
+        self.clear();
+        let answer = tokio::task::spawn_blocking(move || {
             let _ = write!(anstream::stderr().lock(), "{question} [y/N] ");
             let mut answer = String::new();
             let _ = std::io::stdin().read_line(&mut answer);
             matches!(answer.trim(), "y" | "Y" | "yes")
-        })
+        });
+        answer.await.unwrap_or(false)
     }
 
     /// Takes the live line away.
@@ -186,6 +202,11 @@ impl Ui {
 /// Whether a plan needs a word of approval: it takes something away.
 fn is_destructive(plan: &Plan) -> bool {
     plan.delete > 0
+}
+
+/// Whether somebody at a terminal is asked: something is replaced or taken away.
+fn needs_approval(plan: &Plan) -> bool {
+    plan.replace > 0 || plan.delete > 0
 }
 
 /// The plan of a restore, as lines.
@@ -326,8 +347,10 @@ impl Progress for Ui {
             self.object(&value);
         } else {
             self.clear();
+            // Who is asked must see what for, also with --quiet.
+            let asks = !self.yes && std::io::stdin().is_terminal() && needs_approval(plan);
             for line in plan_lines(plan) {
-                self.say(line);
+                if asks { self.result(line) } else { self.say(line) }
             }
         }
         if self.yes {
@@ -339,9 +362,7 @@ impl Progress for Ui {
             }
             return !is_destructive(plan);
         }
-        // Nobody has to approve that nothing is replaced or deleted.
-        plan.replace == 0 && plan.delete == 0
-            || tokio::task::block_in_place(|| self.confirm("carry this out?"))
+        !needs_approval(plan) || self.confirm("carry this out?").await
     }
 }
 

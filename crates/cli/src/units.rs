@@ -26,6 +26,19 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// Reads a time: RFC 3339, or a date with or without a time of day, in the local zone.
+///
+/// # Errors
+/// One line that says what was expected.
+pub fn parse_time(text: &str) -> Result<jiff::Timestamp, String> {
+    let text = text.trim();
+    let local = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::system()).ok();
+    let time = text.parse().ok().or_else(|| Some(local()?.timestamp()));
+    time.ok_or_else(|| {
+        format!("{text:?} is no time: use 2026-11-01, '2026-11-01 08:30:00' or 2026-11-01T08:30:00Z")
+    })
+}
+
 /// Reads `50` or `50%` as 0.5.
 ///
 /// # Errors

@@ -78,6 +78,16 @@ pub fn runs(snapshots: &[(Id, Snapshot)]) -> Vec<Run> {
     runs
 }
 
+impl SnapshotSelector {
+    /// Whether host, paths and tags of a snapshot are among those that are wanted, whatever its name.
+    pub fn accepts(&self, snapshot: &Snapshot) -> bool {
+        let has = |tag: &str| tag.is_empty() || snapshot.tags.iter().any(|other| other == tag);
+        (self.hosts.is_empty() || self.hosts.contains(&snapshot.hostname))
+            && self.paths.iter().all(|path| snapshot.paths.contains(path))
+            && (self.tags.is_empty() || self.tags.iter().any(|list| list.split(',').map(str::trim).all(has)))
+    }
+}
+
 /// Finds what a name means among these snapshots. Host, paths and tags narrow down `latest` only, as in
 /// restic; an id says enough.
 ///
@@ -115,19 +125,15 @@ fn latest(name: &str) -> Result<Option<usize>> {
 }
 
 fn newest(snapshots: &[(Id, Snapshot)], selector: &SnapshotSelector, back: usize) -> Result<Run> {
-    let wanted = |snapshot: &Snapshot| {
-        selector.host.as_ref().is_none_or(|host| *host == snapshot.hostname)
-            && selector.paths.iter().all(|path| snapshot.paths.contains(path))
-            && selector.tags.iter().all(|tag| snapshot.tags.contains(tag))
-    };
-    let matching: Vec<_> = snapshots.iter().filter(|(_, snapshot)| wanted(snapshot)).cloned().collect();
+    let matching: Vec<_> =
+        snapshots.iter().filter(|(_, snapshot)| selector.accepts(snapshot)).cloned().collect();
     let (succeeded, other): (Vec<_>, Vec<_>) = runs(&matching).into_iter().partition(Run::succeeded);
     let count = succeeded.len();
     if let Some(run) = succeeded.into_iter().rev().nth(back) {
         return Ok(run);
     }
-    let which = match (selector.host.is_some(), selector.paths.len() + selector.tags.len()) {
-        (false, 0) => "",
+    let which = match selector.hosts.len() + selector.paths.len() + selector.tags.len() {
+        0 => "",
         _ => " of that host, path or tag",
     };
     Err(Error::NotFound(match (count, other.len()) {
@@ -231,8 +237,8 @@ pub(crate) mod tests {
         let all = some();
         let latest = |host: Option<&str>, path: &str, tag: &str| {
             let own = |text: &str| if text.is_empty() { vec![] } else { vec![text.to_owned()] };
-            let (host, paths, tags) = (host.map(str::to_owned), own(path), own(tag));
-            let selector = SnapshotSelector { name: "latest:/sub".into(), host, paths, tags };
+            let (hosts, paths, tags) = (host.map(str::to_owned).into_iter().collect(), own(path), own(tag));
+            let selector = SnapshotSelector { name: "latest:/sub".into(), hosts, paths, tags };
             let selected = resolve(&all, &selector).ok()?;
             assert_eq!(selected.subpath.as_deref(), Some("/sub"));
             Some(selected.run.parts[0].0.as_bytes()[0])

@@ -161,13 +161,14 @@ pub struct Selection {
 pub struct SnapshotSelector {
     /// The name as above.
     pub name: String,
-    /// Considers only snapshots of this host.
+    /// Considers only snapshots of one of these hosts; empty means any.
     #[serde(default)]
-    pub host: Option<String>,
+    pub hosts: Vec<String>,
     /// Considers only snapshots with these paths.
     #[serde(default)]
     pub paths: Vec<String>,
-    /// Considers only snapshots with all these tags.
+    /// Considers only snapshots with all tags of one of these lists, whose tags are separated by commas; empty means
+    /// any. The same as restic's `--tag`.
     #[serde(default)]
     pub tags: Vec<String>,
 }

@@ -10,7 +10,7 @@ use crate::ui::Ui;
 use crate::units::{clock, count, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Backup) -> Outcome {
-    let access = shell.access();
+    let access = &shell.access;
     let repository = access.repository()?;
     let source: Address = access.address(&args.source)?;
     let host = args.host.clone().unwrap_or_else(|| access.host_of(&source));
@@ -37,12 +37,12 @@ pub async fn run(shell: &Shell, args: args::Backup) -> Outcome {
     };
     let dry_run = task.dry_run;
     let source = task.source.to_string();
-    let result = cistern_engine::run(&Task::Backup(task), &shell.cx(access)).await;
+    let result = cistern_engine::run(&Task::Backup(task), &shell.cx()).await;
     shell.ui.clear();
     match result {
         Ok(Report::Backup(report)) => {
             print(&shell.ui, &source, &report, dry_run);
-            Ok(if report.exceptions.total() > report.objects_vanished { 3 } else { 0 })
+            Ok(if report.exceptions.total() > 0 { 3 } else { 0 })
         }
         Ok(_) => Err(Failure::new(cistern_bucket::Class::Broken, "a backup yielded another report")),
         Err(Error::Incomplete { why, report }) => {
@@ -51,7 +51,7 @@ pub async fn run(shell: &Shell, args: args::Backup) -> Outcome {
             }
             Err(Error::Incomplete { why, report }.into())
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(shell.access.failure(error)),
     }
 }
 
@@ -104,11 +104,7 @@ pub fn print(ui: &Ui, source: &str, report: &BackupReport, dry_run: bool) {
         [] if dry_run => ui.say(format!("dry run     nothing was written ({took})")),
         [] => ui.say(format!("snapshot    none written, nothing changed ({took})")),
         [one] => ui.say(format!("snapshot    {} saved in {took}", &one[..one.len().min(8)])),
-        many => ui.say(format!(
-            "snapshots   {} parts saved in {took}, the first is {}",
-            many.len(),
-            &many[0][..8]
-        )),
+        many => ui.say(format!("snapshot    {} saved in {took}, in {} parts", &many[0][..8], many.len())),
     }
 }
 

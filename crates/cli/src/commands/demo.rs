@@ -131,7 +131,7 @@ pub async fn run(shell: &Shell, args: args::Demo) -> Outcome {
         ui.say(format!("All of it took {:.1} s.", started.elapsed().as_secs_f64()));
     }
     if args.keep {
-        keep(shell, &server).await;
+        keep(shell, &server).await?;
     }
     server.stop();
     Ok(0)
@@ -366,7 +366,7 @@ impl Rows {
 
     fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::NOTHING);
         let header = ["", "Objects", "Bytes", "LIST", "GET", "HEAD", "PUT", "other", "Seconds", "Repository"];
         table.set_header(header);
         for row in &self.0 {
@@ -405,19 +405,33 @@ impl Rows {
 }
 
 /// Leaves the server to the user until an interrupt.
-async fn keep(shell: &Shell, server: &Server) {
+async fn keep(shell: &Shell, server: &Server) -> Result<(), Failure> {
+    let environment = [
+        ("AWS_ENDPOINT_URL", server.endpoint().to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", Server::ACCESS_KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", server.secret_key().to_owned()),
+        ("CISTERN_REPOSITORY", format!("s3://{REPOSITORY}/orders")),
+        ("CISTERN_PASSWORD", PASSWORD.to_owned()),
+    ];
+    if shell.ui.is_json() {
+        let environment: BTreeMap<_, _> = environment.into_iter().collect();
+        shell.ui.object(&json!({"message_type": "serving", "environment": environment}));
+        shell.cancel.cancelled().await;
+        return Ok(());
+    }
+    // Whoever ran this with cargo has no `cistern` on the path.
+    let program = std::env::current_exe().map_err(|e| Failure::io("finding this program".to_owned(), e))?;
+    let program = program.display();
+    let exports: Vec<String> =
+        environment.iter().map(|(name, value)| format!("  export {name}={value}")).collect();
     let lines = [
         String::new(),
         "The server goes on until you interrupt this. In another terminal, try:".to_owned(),
         String::new(),
-        format!("  export AWS_ENDPOINT_URL={} AWS_REGION=us-east-1", server.endpoint()),
-        format!(
-            "  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}",
-            Server::ACCESS_KEY,
-            server.secret_key()
-        ),
-        format!("  export CISTERN_REPOSITORY=s3://{REPOSITORY}/orders CISTERN_PASSWORD={PASSWORD}"),
+        exports.join("\n"),
         String::new(),
+        format!("  alias cistern='{program}'"),
         "  cistern snapshots".to_owned(),
         "  cistern diff latest~1 latest".to_owned(),
         "  cistern ls latest --keys | head".to_owned(),
@@ -429,7 +443,8 @@ async fn keep(shell: &Shell, server: &Server) {
         ),
     ];
     for line in lines {
-        shell.ui.say(line);
+        shell.ui.result(line);
     }
     shell.cancel.cancelled().await;
+    Ok(())
 }

@@ -4,14 +4,12 @@ use cistern_repository::Repository;
 use serde_json::json;
 
 use super::{Outcome, Shell, identity};
-use crate::password;
 
 pub async fn run(shell: &Shell) -> Outcome {
-    let access = shell.access();
-    let address = access.repository()?;
-    let bucket = cistern_engine::repository_bucket(&address, &access).await?;
-    let password = password::find(&shell.global, &shell.environment, true)?;
-    let options = cistern_engine::Access::options(&access, &address);
+    let address = shell.access.repository()?;
+    let bucket = shell.repository_bucket(&address).await?;
+    let password = shell.access.secret(true).await?;
+    let options = shell.access.options(&address);
     let repository = Repository::init(bucket, &password, &identity(), options).await?;
     if shell.ui.is_json() {
         shell.ui.object(&json!({

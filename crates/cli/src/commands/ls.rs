@@ -2,12 +2,11 @@
 
 use cistern_engine::query::{Next, locate, walk};
 use cistern_repository::Node;
-use serde_json::json;
 
 use super::{Outcome, Shell, selector};
 use crate::args;
 use crate::failure::Failure;
-use crate::listing::{key_of, local, node_json, node_line, short, shown, snapshot_json};
+use crate::listing::{key_json, key_of, local, node_json, node_line, short, shown, snapshot_json};
 
 pub async fn run(shell: &Shell, args: args::Ls) -> Outcome {
     let repository = shell.repository().await?;
@@ -24,9 +23,7 @@ pub async fn run(shell: &Shell, args: args::Ls) -> Outcome {
         if args.keys {
             if let Some(key) = key_of(path, node) {
                 match shell.ui.is_json() {
-                    true => shell
-                        .ui
-                        .object(&json!({"message_type": "key", "key": key.as_str(), "size": node.size})),
+                    true => shell.ui.object(&key_json(&key, node.size)),
                     false => shell.ui.result(shown(key.as_bytes())),
                 }
             }

@@ -16,11 +16,12 @@ mod verify;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cistern_engine::{Access as _, Cx, Selection, SnapshotSelector};
+use cistern_bucket::{Address, Bucket};
+use cistern_engine::{Cx, Selection, SnapshotSelector};
 use cistern_repository::{Identity, Repository};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::Access;
+use crate::access::{Access, Handle};
 use crate::args::{Cli, Command, Global, Select, SnapshotFilter};
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -30,8 +31,8 @@ use crate::ui::Ui;
 pub struct Shell {
     /// Settings of the command line.
     pub global: Global,
-    /// Environment of the process.
-    pub environment: Environment,
+    /// Access to stores, with the settings of this command line.
+    pub access: Arc<Access>,
     /// The user.
     pub ui: Arc<Ui>,
     /// Fires on an interrupt.
@@ -46,18 +47,20 @@ pub type Outcome = Result<u8, Failure>;
 /// # Errors
 /// Whatever kept it from being done.
 pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: CancellationToken) -> Outcome {
-    let shell = Shell { global: cli.global, environment, ui, cancel };
+    let access = Arc::new(Access::new(cli.global.clone(), environment));
+    access.check()?;
+    let shell = Shell { global: cli.global, access, ui, cancel };
     match cli.command {
-        Command::Init => init::run(&shell).await,
+        Command::Init => shell.unless_interrupted(init::run(&shell)).await,
         Command::Backup(args) => backup::run(&shell, args).await,
-        Command::Snapshots(args) => snapshots::run(&shell, args).await,
-        Command::Ls(args) => ls::run(&shell, args).await,
-        Command::Find(args) => find::run(&shell, args).await,
-        Command::Diff(args) => diff::run(&shell, args).await,
+        Command::Snapshots(args) => shell.unless_interrupted(snapshots::run(&shell, args)).await,
+        Command::Ls(args) => shell.unless_interrupted(ls::run(&shell, args)).await,
+        Command::Find(args) => shell.unless_interrupted(find::run(&shell, args)).await,
+        Command::Diff(args) => shell.unless_interrupted(diff::run(&shell, args)).await,
         Command::Restore(args) => restore::run(&shell, args).await,
         Command::Verify(args) => verify::run(&shell, args).await,
         Command::Check(args) => check::run(&shell, args).await,
-        Command::Stats(args) => stats::run(&shell, args).await,
+        Command::Stats(args) => shell.unless_interrupted(stats::run(&shell, args)).await,
         Command::Demo(args) => demo::run(&shell, args).await,
         Command::Completions(args) => completions::shell(args),
         Command::Man => completions::manual(),
@@ -65,15 +68,18 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
 }
 
 impl Shell {
-    /// Access to stores, with the settings of this command line.
-    pub fn access(&self) -> Access {
-        Access::new(self.global.clone(), self.environment.clone())
+    /// A verb that only reads, and so can be dropped wherever it is.
+    async fn unless_interrupted(&self, verb: impl Future<Output = Outcome>) -> Outcome {
+        tokio::select! {
+            outcome = verb => outcome,
+            () = self.cancel.cancelled() => Err(cistern_engine::Error::Cancelled.into()),
+        }
     }
 
     /// The engine's surroundings.
-    pub fn cx(&self, access: Access) -> Cx {
+    pub fn cx(&self) -> Cx {
         Cx {
-            access: Arc::new(access),
+            access: Arc::new(Handle(self.access.clone())),
             progress: self.ui.clone(),
             cancel: self.cancel.clone(),
             identity: identity(),
@@ -92,11 +98,19 @@ impl Shell {
     /// # Errors
     /// No address, no access, no repository, wrong password.
     pub async fn repository(&self) -> Result<Repository, Failure> {
-        let access = self.access();
-        let address = access.repository()?;
-        let bucket = cistern_engine::repository_bucket(&address, &access).await?;
-        let password = crate::password::find(&self.global, &self.environment, false)?;
-        Ok(Repository::open(bucket, &password, access.options(&address)).await?)
+        let address = self.access.repository()?;
+        let bucket = self.repository_bucket(&address).await?;
+        let password = self.access.secret(false).await?;
+        Ok(Repository::open(bucket, &password, self.access.options(&address)).await?)
+    }
+
+    /// The bucket that the repository lies in.
+    ///
+    /// # Errors
+    /// Settings that cannot be used.
+    pub async fn repository_bucket(&self, address: &Address) -> Result<Arc<dyn Bucket>, Failure> {
+        let opened = cistern_engine::repository_bucket(address, &Handle(self.access.clone())).await;
+        opened.map_err(|error| self.access.failure(error))
     }
 }
 
@@ -150,7 +164,7 @@ pub fn selection(select: &Select) -> Result<Selection, Failure> {
 pub fn selector(name: &str, filter: &SnapshotFilter) -> SnapshotSelector {
     SnapshotSelector {
         name: name.to_owned(),
-        host: filter.host.clone(),
+        hosts: filter.host.clone(),
         paths: filter.path.clone(),
         tags: filter.tag.clone(),
     }

@@ -10,7 +10,7 @@ use crate::ui::{Ui, plan_lines};
 use crate::units::{clock, count, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Restore) -> Outcome {
-    let access = shell.access();
+    let access = &shell.access;
     let task = Restore {
         repository: access.repository()?,
         snapshot: selector(&args.snapshot, &args.filter),
@@ -33,7 +33,7 @@ pub async fn run(shell: &Shell, args: args::Restore) -> Outcome {
         },
         privileged: args.privileged,
     };
-    let result = cistern_engine::run(&Task::Restore(task), &shell.cx(access)).await;
+    let result = cistern_engine::run(&Task::Restore(task), &shell.cx()).await;
     shell.ui.clear();
     match result {
         Ok(Report::Restore(report)) => {
@@ -47,7 +47,7 @@ pub async fn run(shell: &Shell, args: args::Restore) -> Outcome {
             }
             Err(Error::Incomplete { why, report }.into())
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(shell.access.failure(error)),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use cistern_engine::{INCOMPLETE_TAG, PARTS_TAG, RUN_TAG};
-use cistern_repository::{Id, Snapshot};
+use cistern_engine::{PARTS_TAG, RUN_TAG, Run, runs};
+use cistern_repository::{Id, Snapshot, Summary};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
@@ -11,24 +11,13 @@ use super::{Outcome, Shell};
 use crate::args::{self, SnapshotFilter};
 use crate::failure::Failure;
 use crate::listing::{local, short, snapshot_json};
-use crate::units::{counted, size};
+use crate::units::{count, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Snapshots) -> Outcome {
     let repository = shell.repository().await?;
-    let mut snapshots = repository.snapshots().await?;
-    snapshots.retain(|(_, snapshot)| matches(snapshot, &args.filter));
-    if !args.ids.is_empty() {
-        for wanted in &args.ids {
-            if !snapshots.iter().any(|(id, _)| id.to_string().starts_with(wanted.as_str())) {
-                return Err(
-                    cistern_repository::Error::NoSuchSnapshot { wanted: wanted.as_str().into() }.into()
-                );
-            }
-        }
-        snapshots.retain(|(id, _)| args.ids.iter().any(|wanted| id.to_string().starts_with(wanted.as_str())));
-    }
+    let mut snapshots = chosen(repository.snapshots().await?, &args.snapshots, &args.filter)?;
     if let Some(latest) = args.latest {
-        snapshots = newest(snapshots, latest);
+        snapshots = newest(&snapshots, latest);
     }
     if shell.ui.is_json() {
         let all: Vec<Value> = snapshots.iter().map(|(id, snapshot)| snapshot_json(id, snapshot)).collect();
@@ -39,16 +28,10 @@ pub async fn run(shell: &Shell, args: args::Snapshots) -> Outcome {
         shell.ui.say("no snapshots");
         return Ok(0);
     }
-    shell.ui.result(table(&snapshots));
-    shell.ui.say(counted(snapshots.len() as u64, "snapshot"));
+    let runs = runs(&snapshots);
+    shell.ui.result(table(&runs));
+    shell.ui.say(counted(runs.len() as u64, "snapshot"));
     Ok(0)
-}
-
-/// Whether a snapshot passes the filter of the command line.
-pub fn matches(snapshot: &Snapshot, filter: &SnapshotFilter) -> bool {
-    filter.host.as_ref().is_none_or(|host| *host == snapshot.hostname)
-        && filter.path.iter().all(|path| snapshot.paths.contains(path))
-        && filter.tag.iter().all(|tag| snapshot.tags.contains(tag))
 }
 
 /// The snapshots that a verb with a list of names means: all that pass the filter if there are no names.
@@ -61,7 +44,8 @@ pub fn chosen(
     filter: &SnapshotFilter,
 ) -> Result<Vec<(Id, Snapshot)>, Failure> {
     if names.is_empty() {
-        return Ok(snapshots.into_iter().filter(|(_, snapshot)| matches(snapshot, filter)).collect());
+        let wanted = super::selector("", filter);
+        return Ok(snapshots.into_iter().filter(|(_, snapshot)| wanted.accepts(snapshot)).collect());
     }
     let mut all = Vec::new();
     for name in names {
@@ -70,42 +54,51 @@ pub fn chosen(
     Ok(all)
 }
 
-fn newest(snapshots: Vec<(Id, Snapshot)>, count: usize) -> Vec<(Id, Snapshot)> {
+/// The newest `count` runs of each host and source, ascending by time.
+fn newest(snapshots: &[(Id, Snapshot)], count: usize) -> Vec<(Id, Snapshot)> {
     let mut seen: HashMap<(String, Vec<String>), usize> = HashMap::new();
-    let mut kept: Vec<_> = snapshots
+    let mut kept: Vec<_> = runs(snapshots)
         .into_iter()
         .rev()
-        .filter(|(_, snapshot)| {
-            let n = seen.entry((snapshot.hostname.clone(), snapshot.paths.clone())).or_default();
+        .filter(|run| {
+            let (_, first) = &run.parts[0];
+            // The parts of a run differ in what follows the source.
+            let paths = first.paths.iter().take(if run.id.is_some() { 1 } else { usize::MAX });
+            let n = seen.entry((first.hostname.clone(), paths.cloned().collect())).or_default();
             *n += 1;
             *n <= count
         })
         .collect();
     kept.reverse();
-    kept
+    kept.into_iter().flat_map(|run| run.parts).collect()
 }
 
-fn table(snapshots: &[(Id, Snapshot)]) -> String {
+/// A row for each run: its parts are one backup.
+fn table(runs: &[Run]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["ID", "Time", "Host", "Tags", "Paths", "Objects", "Size"]);
-    for (id, snapshot) in snapshots {
-        // Tags that hold runs together are for programs.
-        let tags: Vec<&str> = snapshot
-            .tags
-            .iter()
-            .map(String::as_str)
-            .filter(|tag| !tag.starts_with(RUN_TAG) && !tag.starts_with(PARTS_TAG) || *tag == INCOMPLETE_TAG)
-            .collect();
-        let summary = snapshot.summary.as_ref();
+    for run in runs {
+        let (id, first) = &run.parts[0];
+        let is_ours =
+            |tag: &str| run.id.is_some() && (tag.starts_with(RUN_TAG) || tag.starts_with(PARTS_TAG));
+        let mut tags: Vec<String> = first.tags.iter().filter(|tag| !is_ours(tag)).cloned().collect();
+        if run.id.is_some() {
+            let broken = if run.is_whole() { "" } else { ", broken off" };
+            tags.push(format!("({}{broken})", counted(run.parts.len() as u64, "part")));
+        }
+        let paths = first.paths.iter().take(if run.id.is_some() { 1 } else { usize::MAX });
+        let sum = |of: &dyn Fn(&Summary) -> u64| -> Option<u64> {
+            run.parts.iter().map(|(_, snapshot)| snapshot.summary.as_ref().map(of)).sum()
+        };
         table.add_row([
             short(id),
-            local(&snapshot.time),
-            snapshot.hostname.clone(),
+            local(&first.time),
+            first.hostname.clone(),
             tags.join(","),
-            snapshot.paths.join("\n"),
-            summary.map_or(String::new(), |s| crate::units::count(s.total_files_processed)),
-            summary.map_or(String::new(), |s| size(s.total_bytes_processed)),
+            paths.cloned().collect::<Vec<_>>().join("\n"),
+            sum(&|s| s.total_files_processed).map_or(String::new(), count),
+            sum(&|s| s.total_bytes_processed).map_or(String::new(), size),
         ]);
     }
     for column in [5, 6] {

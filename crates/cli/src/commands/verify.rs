@@ -11,7 +11,7 @@ use crate::ui::Ui;
 use crate::units::{clock, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Verify) -> Outcome {
-    let access = shell.access();
+    let access = &shell.access;
     let source: Address = match &args.source {
         Some(text) => access.address(text)?,
         None => recorded_source(shell, &args).await?,
@@ -24,7 +24,7 @@ pub async fn run(shell: &Shell, args: args::Verify) -> Outcome {
         selection: selection(&args.select)?,
         content: args.content,
     };
-    let result = cistern_engine::run(&Task::Verify(task), &shell.cx(access)).await;
+    let result = cistern_engine::run(&Task::Verify(task), &shell.cx()).await;
     shell.ui.clear();
     match result {
         Ok(Report::Verify(report)) => {
@@ -38,7 +38,7 @@ pub async fn run(shell: &Shell, args: args::Verify) -> Outcome {
             }
             Err(Error::Incomplete { why, report }.into())
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(shell.access.failure(error)),
     }
 }
 
@@ -53,12 +53,12 @@ async fn recorded_source(shell: &Shell, args: &args::Verify) -> Result<Address, 
     };
     let (_, first) = selected.run.parts.first().ok_or_else(|| ask("it has no parts"))?;
     let path = first.paths.first().ok_or_else(|| ask("it has no path"))?;
-    let access = shell.access();
+    let access = &shell.access;
     if first.hostname == super::identity().hostname {
-        return access.address(path);
+        return access.address(path.as_ref());
     }
     match path.strip_prefix('/').filter(|bucket| !bucket.contains('/')) {
-        Some(bucket) => access.address(&format!("s3://{bucket}")),
+        Some(bucket) => access.address(format!("s3://{bucket}").as_ref()),
         // `s3://b/x` and `s3://b/x/` have the same path but not the same keys.
         None => Err(ask("it is a prefix of a bucket")),
     }
