@@ -212,6 +212,7 @@ pub enum Command {
 
 /// Which snapshots are meant.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Snapshots")]
 pub struct SnapshotFilter {
     /// Only snapshots of this host (repeatable: of any of them)
     #[arg(short = 'H', long, value_name = "HOST")]
@@ -258,8 +259,8 @@ Examples:
   cistern backup s3://orders/2026/ --repo s3://backups/orders
   cistern backup ./photos --repo /srv/backup --exclude '*.tmp'
 
-A directory is stored as restic stores it, a bucket as /<bucket>/<key> with all attributes in an extended
-attribute. A run whose source lost more than --max-shrink of its keys is refused.")]
+A directory is stored as restic stores it, a bucket as /<bucket>/<key> with all attributes in an
+extended attribute. A run whose source lost more than --max-shrink of its keys is refused.")]
 pub struct Backup {
     /// s3://bucket[/prefix], a directory, or file:///directory
     #[arg(value_hint = ValueHint::AnyPath)]

@@ -1,6 +1,7 @@
 //! The one binary: parses, runs the verb, prints, exits.
 
 mod access;
+mod allocator;
 mod args;
 mod commands;
 mod environment;

@@ -135,7 +135,8 @@ pub(crate) async fn take(inner: &Arc<Inner>, kind: LockKind, who: &Identity, wai
     let mut pause = Duration::from_secs(1);
     loop {
         match try_take(inner, kind, who).await {
-            Err(Error::Locked { .. }) if Instant::now() + pause <= deadline => {
+            Err(error @ Error::Locked { .. }) if Instant::now() + pause <= deadline => {
+                tracing::warn!(%error, "waiting until the repository is free");
                 // Two who collide must not do so again.
                 sleep(pause.mul_f64(jitter())).await;
                 pause = (pause * 2).min(Duration::from_secs(60));

@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
+use cistern_repository::crypto::Nonces;
+use cistern_repository::key::KeyFile;
 use cistern_testkit::Server;
+use secrecy::SecretString;
 
 use crate::home::{Home, Run};
 
@@ -236,4 +239,89 @@ fn files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
         }
     }
     found
+}
+
+#[test]
+fn repositories_of_other_versions_are_left_alone() {
+    let home = Home::new();
+    let restic = cistern_testkit::tools::restic().unwrap();
+    let restic_home = home
+        .with("RESTIC_PASSWORD", "geheim")
+        .with("RESTIC_REPOSITORY", "old")
+        .with("CISTERN_REPOSITORY", "old");
+    assert_eq!(restic_home.program(&restic, &["init", "--repository-version", "1"]).code, 0);
+    restic_home.write("data/a", "one");
+    refused(&restic_home.run(&["backup", "data"]), 2, &["version 1", "restic migrate"]);
+
+    let home = with_repository();
+    let place = home.path("repo");
+    let key = std::fs::read(files(&place.join("keys")).remove(0)).unwrap();
+    let key = KeyFile::parse(&key).unwrap().open(&SecretString::from("geheim")).unwrap();
+    let path = place.join("config");
+    let (mut plain, mut sealed) = (Vec::new(), Vec::new());
+    key.open_copy(&std::fs::read(&path).unwrap(), &mut plain).unwrap();
+    let newer = String::from_utf8(plain).unwrap().replace("\"version\":2", "\"version\":3");
+    key.seal_into(&mut Nonces::new(), newer.as_bytes(), &mut sealed).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, sealed).unwrap();
+    refused(&home.run(&["backup", "data"]), 2, &["version 3", "newer"]);
+    refused(&home.run(&["restore", "latest", "--to", "out"]), 2, &["version 3"]);
+}
+
+#[test]
+fn settings_of_access_keep_their_exit_codes_and_hints() {
+    let home = with_repository();
+    refused(&home.run(&["backup", "s3://orders", "--cacert", "absent.pem"]), 20, &["absent.pem"]);
+    refused(&home.run(&["backup", "s3://orders", "--profile", "absent"]), 20, &["absent", "hint: "]);
+    refused(&home.run(&["backup", "data", "--password-file", "absent"]), 20, &["absent"]);
+    let home = home.without("CISTERN_PASSWORD");
+    refused(&home.run(&["backup", "data"]), 2, &["no password", "CISTERN_PASSWORD_FILE"]);
+    refused(&home.run(&["restore", "latest", "--to", "out"]), 2, &["no password", "CISTERN_PASSWORD_FILE"]);
+    let home = home.with("CISTERN_PASSWORD", "geheim").with("RESTIC_COMPRESSION", "much");
+    refused(&home.run(&["backup", "data"]), 2, &["RESTIC_COMPRESSION", "fastest"]);
+    let home = home.without("RESTIC_COMPRESSION");
+    for reserved in ["run:1", "parts:2", "incomplete"] {
+        refused(&home.run(&["backup", "data", "--tag", reserved]), 2, &[reserved]);
+    }
+}
+
+#[test]
+fn an_error_in_json_is_one_object() {
+    let run = Home::new().run(&["snapshots", "--json"]);
+    assert_eq!((run.code, run.out.as_str()), (10, ""));
+    let error: serde_json::Value = serde_json::from_str(run.err.trim()).unwrap();
+    assert_eq!(error["message_type"], "exit_error");
+    assert_eq!((&error["code"], &error["class"]), (&10.into(), &"not-found".into()), "{error}");
+    assert!(error["hint"].is_string(), "{error}");
+}
+
+#[test]
+fn a_listing_that_cannot_be_printed_is_an_error() {
+    let home = with_repository();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = home.command(&["ls", "latest"]);
+    let output = command.stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(23), "{said}");
+    assert!(said.contains("standard output"), "{said}");
+}
+
+#[test]
+fn places_that_may_not_be_written_are_twenty_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = Home::new().of_user(65_534);
+    home.write("data/a", "one");
+    home.ok(&["init"]);
+    home.ok(&["backup", "data"]);
+    for part in ["repo", "repo/locks"] {
+        std::fs::set_permissions(home.path(part), std::fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    refused(&home.run(&["backup", "data"]), 21, &["denied"]);
+    home.ok(&["snapshots"]);
+    for part in ["repo", "repo/locks"] {
+        std::fs::set_permissions(home.path(part), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::create_dir(home.path("shut")).unwrap();
+    std::fs::set_permissions(home.path("shut"), std::fs::Permissions::from_mode(0o555)).unwrap();
+    refused(&home.run(&["restore", "latest", "--to", "shut/out"]), 21, &["shut"]);
 }

@@ -86,8 +86,12 @@ impl Home {
         run
     }
 
-    /// Runs any program in the home, with the home's environment.
-    pub fn program(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Run {
+    /// `cistern` with these arguments in the home, not started yet.
+    pub fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
+        self.program_command(Path::new(env!("CARGO_BIN_EXE_cistern")), arguments)
+    }
+
+    fn program_command(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -102,6 +106,12 @@ impl Home {
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);
         }
+        command
+    }
+
+    /// Runs any program in the home, with the home's environment.
+    pub fn program(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Run {
+        let mut command = self.program_command(program, arguments);
         let output = command.output().expect("the program can be started");
         let shown: Vec<String> =
             arguments.iter().map(|argument| argument.as_ref().to_string_lossy().into_owned()).collect();
@@ -149,7 +159,7 @@ fn redact(text: &str) -> String {
         (r"\b[0-9a-f]{64}\b", "<id>"),
         (r"\b[0-9a-f]{10}\b", "<id>"),
         (r"\b[0-9a-f]{8}\b", "<short>"),
-        (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b", "<time>             "),
+        (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\b", "<time>"),
         (r"\b\d+:\d\d\b", "<took>"),
     ];
     rules.iter().fold(text.to_owned(), |text, (pattern, word)| {

@@ -5,5 +5,6 @@ mod bad_input;
 mod directory;
 mod home;
 mod interop;
+mod interrupt;
 mod pages;
 mod s3;

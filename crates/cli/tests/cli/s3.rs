@@ -92,40 +92,94 @@ fn a_bucket_that_was_emptied_is_not_the_new_truth() {
     home.ok(&["backup", "s3://orders", "--accept-shrink"]);
 }
 
-#[test]
-fn minio_and_restic_see_the_same_repository() {
-    let minio = cistern_testkit::minio();
+/// The demo's steps on a server of its own kind: fill, back up, again, change, delete everything, restore, compare.
+/// `keys` yields more objects than the server may hold; those that it refuses are not part of it.
+fn the_whole_job(
+    (endpoint, id, secret): (&str, &str, &str),
+    keys: impl Iterator<Item = objects::Object> + Send,
+    least: usize,
+) -> Home {
     let bucket = |name: &str| {
         let mut config = S3Config::new(name);
-        config.endpoint = minio.endpoint().parse().ok();
-        config.credentials = Credentials::fixed(minio.access_key(), minio.secret_key());
+        config.endpoint = endpoint.parse().ok();
+        config.credentials = Credentials::fixed(id, secret);
         S3::connect(config).unwrap()
     };
-    block_on(async {
-        for name in ["orders", "orders-copy", "backups"] {
-            bucket(name).create().await.unwrap();
-        }
-        objects::fill(&bucket("orders"), objects::natural(9, 200)).await.unwrap();
+    let orders = bucket("orders");
+    let before = block_on(async {
+        orders.create().await.unwrap();
+        bucket("backups").create().await.unwrap();
+        objects::fill(&orders, keys).await.unwrap();
+        read_all(&orders).await
     });
-    let home = home_for(&minio.endpoint(), minio.access_key(), minio.secret_key());
+    assert!(before.len() >= least, "{} objects are held", before.len());
+    let home = home_for(endpoint, id, secret);
     home.ok(&["init"]);
+    let total = before.len() as u64;
     let first = home.ok(&["backup", "s3://orders", "--json"]).summary();
-    assert_eq!(first["objects_new"], 200);
+    assert_eq!(first["objects_new"], total);
     let second = home.ok(&["backup", "s3://orders", "--json"]).summary();
-    assert_eq!(second["bytes_read"], 0);
-    home.ok(&["restore", "latest", "--to", "s3://orders-copy"]);
-    let (before, after) = (
-        block_on(async { read_all(&bucket("orders")).await }),
-        block_on(async { read_all(&bucket("orders-copy")).await }),
-    );
-    assert_eq!(before, after);
+    assert_eq!((&second["objects_unchanged"], &second["bytes_read"]), (&total.into(), &0.into()), "{second}");
+    assert!(second["source_requests"].get("get").is_none(), "{second}");
+    assert!(second["source_requests"].get("head").is_none(), "{second}");
 
+    let changed: Vec<Key> = before.keys().step_by(100).cloned().collect();
+    let before = block_on(async {
+        for key in &changed {
+            let (content, attributes) = &before[key];
+            let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
+            orders.put(key, &[[content, &b"changed"[..]].concat().into()], &options).await.unwrap();
+        }
+        read_all(&orders).await
+    });
+    let third = home.ok(&["backup", "s3://orders", "--json"]).summary();
+    assert_eq!(third["objects_changed"], changed.len() as u64, "{third}");
+
+    block_on(async {
+        for outcome in orders.delete_many(&before.keys().cloned().collect::<Vec<_>>()).await {
+            outcome.result.unwrap();
+        }
+        assert!(read_all(&orders).await.is_empty());
+    });
+    let restored = home.ok(&["restore", "latest", "--to", "s3://orders", "--verify", "--json"]).summary();
+    assert_eq!(restored["objects_written"], total, "{restored}");
+    let after = block_on(read_all(&orders));
+    for (key, value) in &before {
+        assert!(after.get(key) == Some(value), "{key}: {:?} {:?}", value.1, after.get(key).map(|v| &v.1));
+    }
+    assert_eq!(after.len(), before.len());
+    home.ok(&["verify", "latest", "s3://orders"]);
+    home
+}
+
+fn everything() -> impl Iterator<Item = objects::Object> + Send {
+    objects::natural(9, 300).chain(objects::large(9, 1, 20 << 20)).chain(objects::odd(9, 300))
+}
+
+#[test]
+fn the_whole_job_on_minio_and_restic_sees_the_same_repository() {
+    let minio = cistern_testkit::minio();
+    let endpoint = minio.endpoint();
+    let home = the_whole_job((&endpoint, minio.access_key(), minio.secret_key()), everything(), 301);
     let restic = cistern_testkit::tools::restic().unwrap();
     let home = home
-        .with("RESTIC_REPOSITORY", format!("s3:{}/backups/orders", minio.endpoint()))
+        .with("RESTIC_REPOSITORY", format!("s3:{endpoint}/backups/orders"))
         .with("RESTIC_PASSWORD", "geheim");
     let check = home.program(&restic, &["check", "--read-data"]);
     assert_eq!(check.code, 0, "{}", check.transcript());
+}
+
+#[test]
+fn the_whole_job_on_moto_with_keys_that_others_refuse() {
+    let moto = cistern_testkit::moto();
+    the_whole_job((&moto.endpoint(), moto.access_key(), moto.secret_key()), everything(), 400);
+}
+
+#[test]
+fn the_whole_job_on_the_server_of_this_process_with_every_key() {
+    let server = Server::start().unwrap();
+    let total = everything().count();
+    the_whole_job((&server.endpoint(), Server::ACCESS_KEY, server.secret_key()), everything(), total);
 }
 
 async fn read_all(
