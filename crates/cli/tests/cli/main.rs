@@ -8,3 +8,4 @@ mod interop;
 mod interrupt;
 mod pages;
 mod s3;
+mod terminal;
