@@ -24,6 +24,9 @@ const FLAGS: [&str; 7] = [
     "-Cforce-frame-pointers=yes",
 ];
 
+/// Targets that run at once: more than there are cores on small machines, as every one has its minute all the same.
+const JOBS: u64 = 4;
+
 /// Fuzz the parsers
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -33,14 +36,14 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
     /// Targets that run at once
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = JOBS, value_parser = clap::value_parser!(u64).range(1..))]
     jobs: u64,
 }
 
 impl Arguments {
     /// Every target for this long.
     pub fn each_for(seconds: u64) -> Self {
-        Self { target: Vec::new(), seconds, jobs: 2 }
+        Self { target: Vec::new(), seconds, jobs: JOBS }
     }
 }
 
