@@ -221,7 +221,7 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// `bytes a-b/size` as a half-open range and the size.
-fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
+pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim().strip_prefix("bytes ")?;
     let (range, size) = text.split_once('/')?;
     let (first, last) = range.split_once('-')?;

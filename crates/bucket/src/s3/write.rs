@@ -41,6 +41,8 @@ const METADATA_DIRECTIVE: HeaderName = HeaderName::from_static("x-amz-metadata-d
 const WITH_CRC: &str = "crc32c:";
 /// Bodies above this are hashed away from the threads that serve connections.
 const HASH_INLINE: usize = 256 * 1024;
+/// Longest name of an upload, in bytes: it goes into a request line, where every byte may become three.
+const MAX_UPLOAD_ID: usize = 8 << 10;
 /// Part numbers, by the protocol.
 const MAX_PARTS: u64 = 10_000;
 /// Parts of a large copy; the store copies a part of 1 GiB in seconds.
@@ -177,20 +179,21 @@ fn field(
         let failed = error(kind, &format!("{}: {}", body.code, body.message));
         return Err(Failure { error: failed, code: body.code, repaired: false });
     }
+    find_field(&answer.body, wanted).map_err(|what| error(ErrorKind::BadAnswer, &what).into())
+}
+
+/// The text of a leaf below the expected root.
+pub(super) fn find_field(xml: &[u8], wanted: [&str; 2]) -> Result<String, String> {
     let mut found = None;
-    let read = walk(&answer.body, |node| {
+    walk(xml, |node| {
         if let Node::Leaf { path: [root, name], text } = node
             && [*root, *name] == wanted
         {
             found = Some(text.into_owned());
         }
         Ok(())
-    });
-    match (read, found) {
-        (Ok(()), Some(text)) if !text.is_empty() => Ok(text),
-        (Err(what), _) => Err(error(ErrorKind::BadAnswer, &what).into()),
-        _ => Err(error(ErrorKind::BadAnswer, &format!("the answer has no {}", wanted[1])).into()),
-    }
+    })?;
+    found.filter(|text| !text.is_empty()).ok_or_else(|| format!("the answer has no {}", wanted[1]))
 }
 
 /// Begins an upload in parts.
@@ -219,6 +222,10 @@ async fn begin_with(inner: &Inner, key: &Key, of: &Attributes, checksums: bool) 
             Err(failure) => Err(failure),
         };
         match answer {
+            Ok(id) if id.len() > MAX_UPLOAD_ID => {
+                let error = inner.error(ErrorKind::BadAnswer, Verb::Multipart, Some(key));
+                return Err(error.detail("the name of the upload is longer than 8 KiB"));
+            }
             Ok(id) => return Ok(Upload { key: key.clone(), id }),
             Err(failure) => tries.again(failure).await?,
         }

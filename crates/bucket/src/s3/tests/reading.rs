@@ -466,3 +466,87 @@ async fn a_head_with_an_expired_key_is_made_again_with_another() {
     });
     world.bucket.head(&"k".into()).await.unwrap();
 }
+
+fn page_of(keys: &[&str], next: Option<&str>) -> Reply {
+    let mut xml = String::from("<ListBucketResult>");
+    for key in keys {
+        xml.push_str(&format!(
+            "<Contents><Key>{key}</Key><LastModified>2026-11-22T17:00:00Z</LastModified><Size>7</Size></Contents>"
+        ));
+    }
+    match next {
+        None => xml.push_str("<IsTruncated>false</IsTruncated>"),
+        Some(next) => xml.push_str(&format!(
+            "<IsTruncated>true</IsTruncated><NextContinuationToken>{next}</NextContinuationToken>"
+        )),
+    }
+    answer(200, &[], xml + "</ListBucketResult>")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_ignores_where_a_listing_begins_is_listed_right_nevertheless() {
+    let world = World::new(|n, _| match n {
+        0 => page_of(&["a", "b"], Some("1")),
+        1 => page_of(&["c", "d"], Some("2")),
+        2 => page_of(&["e"], Some("3")),
+        _ => page_of(&["e"], None),
+    });
+    assert!(world.bucket.capabilities().list_after);
+    let mut request = ListRequest { after: Some("c".into()), ..ListRequest::default() };
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let page = world.bucket.list(&request).await.unwrap();
+        keys.extend(page.entries.into_iter().map(|entry| entry.key.to_string()));
+        request = ListRequest { token: page.next, ..ListRequest::default() };
+    }
+    assert_eq!(keys, ["d", "e"]);
+    assert!(!world.bucket.capabilities().list_after);
+    // What comes twice is still an error.
+    assert_eq!(world.bucket.list(&request).await.unwrap_err().kind, ErrorKind::BadAnswer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_makes_too_long_for_a_request_is_an_error() {
+    let long = "t".repeat(70_000);
+    let world = World::new({
+        let long = long.clone();
+        move |_, seen| match seen.line.starts_with("POST") {
+            true => answer(
+                200,
+                &[],
+                format!(
+                    "<InitiateMultipartUploadResult><UploadId>{long}</UploadId></InitiateMultipartUploadResult>"
+                ),
+            ),
+            false => page_of(&["a"], Some(&long)),
+        }
+    });
+    let bucket = &world.bucket;
+    assert_eq!(bucket.list(&ListRequest::default()).await.unwrap_err().kind, ErrorKind::BadAnswer);
+    let begun = bucket.begin_upload(&"k".into(), &Default::default()).await;
+    assert_eq!(begun.unwrap_err().kind, ErrorKind::BadAnswer);
+    assert_eq!(world.seen().len(), 2);
+    // Whatever comes from elsewhere is refused before anything is sent.
+    let token = format!("a  {long}");
+    let page = bucket.list(&ListRequest { token: Some(token), ..ListRequest::default() }).await;
+    assert_eq!(page.unwrap_err().kind, ErrorKind::BadAnswer);
+    let upload = Upload { key: "k".into(), id: long.clone() };
+    assert_eq!(bucket.abort_upload(&upload).await.unwrap_err().kind, ErrorKind::BadAnswer);
+    let page = bucket.list(&ListRequest { prefix: long.as_str().into(), ..ListRequest::default() }).await;
+    assert_eq!(page.unwrap_err().kind, ErrorKind::Unsupported);
+    assert_eq!(world.seen().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_our_own_queue_is_no_silence_of_the_store() {
+    let mut config = S3Config::new("b");
+    config.endpoint = Some("http://store".parse().unwrap());
+    config.limits.requests_per_second = Some(0.001);
+    let world = World::with(config, |_, _| page_of(&[], None));
+    let started = Instant::now();
+    for _ in 0..3 {
+        world.bucket.list(&ListRequest::default()).await.unwrap();
+    }
+    assert!(started.elapsed() > Duration::from_secs(1_000));
+    assert_eq!(world.counts().retries, 0);
+}

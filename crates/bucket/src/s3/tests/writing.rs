@@ -477,3 +477,18 @@ async fn a_bucket_is_created_in_its_region_if_it_is_missing() {
     let world = World::new(|_, _| error(403, "AccessDenied"));
     assert_eq!(world.bucket.create().await.unwrap_err().kind, ErrorKind::Denied);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_limit_is_no_stall_and_a_long_body_gets_another_try() {
+    let mut config = S3Config::new("b");
+    config.endpoint = Some("http://store".parse().unwrap());
+    // 64 KiB take longer than any time-out.
+    config.limits.bytes_per_second = Some(64);
+    let world =
+        World::with(config, |n, _| if n == 0 { Reply::Cut(Vec::new()) } else { answer(200, &[TAG], "") });
+    let started = tokio::time::Instant::now();
+    let body = [Bytes::from(vec![7; 3 * 64 * 1024])];
+    world.bucket.put(&KEY.into(), &body, &PutOptions::default()).await.unwrap();
+    assert!(started.elapsed().as_secs() > 4_000, "{:?}", started.elapsed());
+    assert_eq!(world.seen().len(), 2);
+}
