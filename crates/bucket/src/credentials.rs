@@ -122,6 +122,11 @@ impl Provider {
         }
     }
 
+    /// Whether requests are not signed.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        matches!(self.source, Credentials::Anonymous)
+    }
+
     /// A signer whose key is valid now; `None` to ask anonymously.
     ///
     /// # Errors

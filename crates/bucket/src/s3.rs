@@ -139,13 +139,15 @@ struct Answer {
 struct Failure {
     error: Error,
     code: String,
+    /// The status of the refusal, if it was one.
+    status: Option<StatusCode>,
     /// Something was learnt that makes another try at once worthwhile.
     repaired: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { error, code: String::new(), repaired: false }
+        Failure { error, code: String::new(), status: None, repaired: false }
     }
 }
 
@@ -369,7 +371,7 @@ impl Inner {
         let repaired = self.moved(place, parts.status, &refusal)
             || self.renewed(&refusal.code, signer)
             || self.unlearnt(ask, parts.status, &refusal);
-        Failure { error, code: refusal.code, repaired }
+        Failure { error, code: refusal.code, status: Some(parts.status), repaired }
     }
 
     /// The bucket is in another region: goes on there.

@@ -3,7 +3,7 @@
 //! Values are text that goes over the wire as UTF-8. Stores differ in what they make of metadata that is not
 //! ASCII: Ceph and moto return it as it came; MinIO and AWS return RFC 2047 words, and AWS reads raw bytes as
 //! Latin-1 but decodes such words (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>).
-//! So AWS is sent words and the others UTF-8, and words that a store would make are decoded when they are read.
+//! So AWS is sent words and the others UTF-8 (but for white space beyond ASCII, which MinIO signs as a plain space), and words that a store would make are decoded when they are read.
 //! Only a literal word that somebody stored on a server which does not know them changes its spelling thereby,
 //! to the text that it stands for.
 
@@ -166,14 +166,14 @@ pub(crate) fn write(attributes: &Attributes, words: bool, headers: &mut HeaderMa
     ];
     for (name, value) in standard {
         if let Some(text) = value {
-            let value = value_of(name.as_str(), text, false)?;
+            let value = value_of(name.as_str(), text, false, false)?;
             headers.insert(name, value);
         }
     }
     for (name, text) in &attributes.meta {
         let header = HeaderName::from_bytes(format!("{META}{name}").as_bytes())
             .map_err(|_| format!("no header can be named after metadata {name:?}"))?;
-        let value = value_of(name, text, words)?;
+        let value = value_of(name, text, true, words)?;
         headers.insert(header, value);
     }
     if let Some(tags) = attributes.tags.as_ref().filter(|tags| !tags.is_empty()) {
@@ -182,12 +182,20 @@ pub(crate) fn write(attributes: &Attributes, words: bool, headers: &mut HeaderMa
     Ok(())
 }
 
-fn value_of(name: &str, text: &str, words: bool) -> Result<HeaderValue, String> {
+/// White space beyond ASCII.
+pub(crate) fn odd_space(c: char) -> bool {
+    c.is_whitespace() && !c.is_ascii()
+}
+
+/// The value of a header; that of user metadata (`meta`) may be in words.
+fn value_of(name: &str, text: &str, meta: bool, words: bool) -> Result<HeaderValue, String> {
     // Space at the ends is not part of a header's value: it would be lost without a word.
     if text.trim_matches([' ', '\t']).len() != text.len() {
         return Err(format!("no header can hold the space around the value of {name:?}"));
     }
-    let value = if words && !text.is_ascii() {
+    // MinIO takes every white space of Unicode for a plain space when it checks a signature.
+    let folded = meta && text.contains(odd_space);
+    let value = if folded || (words && !text.is_ascii()) {
         HeaderValue::from_str(&format!("=?UTF-8?B?{}?=", BASE64.encode(text)))
     } else {
         HeaderValue::from_bytes(text.as_bytes())
@@ -281,6 +289,12 @@ mod tests {
         let mut sent = HeaderMap::new();
         write(&attributes, false, &mut sent).unwrap();
         assert_eq!(read(&sent), attributes);
+        let odd =
+            Attributes { meta: [("o".into(), "10.30\u{202f}PM".into())].into(), ..Attributes::default() };
+        let mut sent = HeaderMap::new();
+        write(&odd, false, &mut sent).unwrap();
+        assert!(sent["x-amz-meta-o"].to_str().unwrap().starts_with("=?UTF-8?B?"));
+        assert_eq!(read(&sent), odd);
         let mut sent = HeaderMap::new();
         write(&attributes, true, &mut sent).unwrap();
         assert_eq!(sent["x-amz-meta-owner"], "=?UTF-8?B?Wm/DqyAg8J+YgA==?=");

@@ -104,7 +104,7 @@ fn size(body: &[Bytes]) -> u64 {
 /// The headers that an object is created with.
 fn object_headers(inner: &Inner, verb: Verb, key: &Key, of: &Attributes) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
-    match attributes::write(of, inner.place().aws, &mut headers) {
+    match attributes::write(of, inner.place().words, &mut headers) {
         Ok(()) => Ok(headers),
         Err(what) => Err(inner.error(ErrorKind::Unsupported, verb, Some(key)).detail(what)),
     }
@@ -112,6 +112,13 @@ fn object_headers(inner: &Inner, verb: Verb, key: &Key, of: &Attributes) -> Resu
 
 fn too_large(inner: &Inner, verb: Verb, key: &Key) -> Error {
     inner.error(ErrorKind::Unsupported, verb, Some(key)).detail("more than 5 GiB in one piece")
+}
+
+/// Whether a checksum goes along: over TLS where no hash is signed, and where nothing is signed at all.
+fn takes_crc(inner: &Inner, has_hash: bool) -> bool {
+    let signed = !inner.provider.is_anonymous();
+    let covered = signed && (has_hash || !inner.place().https());
+    !covered && inner.takes_checksums.load(Relaxed)
 }
 
 /// Writes a whole object.
@@ -124,7 +131,7 @@ pub(super) async fn put(inner: &Inner, key: &Key, body: &[Bytes], options: &PutO
     let mut tries = inner.tries();
     loop {
         // Built anew for each try: a refusal may have taught what to leave out.
-        let crc = options.sha256.is_none() && inner.place().https() && inner.takes_checksums.load(Relaxed);
+        let crc = takes_crc(inner, options.sha256.is_some());
         let create_only = options.create_only && inner.takes_create_only.load(Relaxed);
         let mut ask = Ask::new(Verb::Put, Method::PUT, Some(key));
         ask.headers = headers.clone();
@@ -177,7 +184,7 @@ fn field(
         let status = http::StatusCode::INTERNAL_SERVER_ERROR;
         let kind = answer::kind(status, &body.code, &body.message);
         let failed = error(kind, &format!("{}: {}", body.code, body.message));
-        return Err(Failure { error: failed, code: body.code, repaired: false });
+        return Err(Failure { error: failed, code: body.code, status: None, repaired: false });
     }
     find_field(&answer.body, wanted).map_err(|what| error(ErrorKind::BadAnswer, &what).into())
 }
@@ -208,7 +215,7 @@ async fn begin_with(inner: &Inner, key: &Key, of: &Attributes, checksums: bool) 
         let mut ask = Ask::new(Verb::Multipart, Method::POST, Some(key));
         ask.query = "uploads=";
         ask.headers = headers.clone();
-        if checksums && inner.place().https() && inner.takes_checksums.load(Relaxed) {
+        if checksums && takes_crc(inner, false) {
             ask.headers.insert(CHECKSUM_ALGORITHM, HeaderValue::from_static("CRC32C"));
         }
         let answer = match inner.attempt_whole(&ask).await {
