@@ -30,7 +30,7 @@ pub use error::{Class, Error, ErrorKind, Result};
 pub use key::Key;
 pub use ledger::{Ledger, LedgerSnapshot, Verb};
 pub use memory::{Clock, Memory};
-pub use object::{Attributes, Entry, Revision, Tags};
+pub use object::{Attributes, Entry, Retention, Revision, Tags};
 pub use prefixed::Prefixed;
 pub use s3::{S3, S3Config, Style};
 #[doc(hidden)]

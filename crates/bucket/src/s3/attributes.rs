@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::encode::percent;
-use crate::{Attributes, Checksums, Entry, Key, Revision, Tags};
+use crate::{Attributes, Checksums, Entry, Key, Retention, Revision, Tags};
 
 const META: &str = "x-amz-meta-";
 const MISSING_META: HeaderName = HeaderName::from_static("x-amz-missing-meta");
@@ -28,6 +28,9 @@ const TAG_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
 const ENCRYPTION: HeaderName = HeaderName::from_static("x-amz-server-side-encryption");
 const CUSTOMER_KEY: HeaderName = HeaderName::from_static("x-amz-server-side-encryption-customer-algorithm");
+const LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
+const LOCK_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
+const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
 const CHECKSUM_TYPE: HeaderName = HeaderName::from_static("x-amz-checksum-type");
 
 /// The attributes in the head of an answer.
@@ -53,6 +56,12 @@ pub(crate) fn read(headers: &HeaderMap) -> Attributes {
         class: text(&STORAGE_CLASS).filter(|class| class != "STANDARD"),
         ..Attributes::default()
     };
+    if let Some(mode) = text(&LOCK_MODE) {
+        let until = text(&LOCK_UNTIL).and_then(|until| until.trim().parse().ok());
+        attributes.retention = until.map(|until| Retention { mode, until });
+        unreadable += u32::from(attributes.retention.is_none());
+    }
+    attributes.legal_hold = headers.get(LEGAL_HOLD).is_some_and(|hold| hold == "ON");
     let number = |name: HeaderName| headers.get(name)?.to_str().ok()?.trim().parse::<u32>().ok();
     attributes.tag_count = number(TAG_COUNT);
     for (name, value) in headers {
@@ -170,6 +179,16 @@ pub(crate) fn write(attributes: &Attributes, words: bool, headers: &mut HeaderMa
             headers.insert(name, value);
         }
     }
+    // Stores refuse a time that is over, and it would lock nothing.
+    if let Some(Retention { mode, until }) =
+        attributes.retention.as_ref().filter(|r| r.until > Timestamp::now())
+    {
+        headers.insert(LOCK_MODE, value_of(LOCK_MODE.as_str(), mode, false, false)?);
+        headers.insert(LOCK_UNTIL, HeaderValue::try_from(until.to_string()).expect("a time is ASCII"));
+    }
+    if attributes.legal_hold {
+        headers.insert(LEGAL_HOLD, HeaderValue::from_static("ON"));
+    }
     for (name, text) in &attributes.meta {
         let header = HeaderName::from_bytes(format!("{META}{name}").as_bytes())
             .map_err(|_| format!("no header can be named after metadata {name:?}"))?;
@@ -281,6 +300,11 @@ mod tests {
             expires: Some("never mind".into()),
             website_redirect: Some("/other".into()),
             class: Some("GLACIER".into()),
+            retention: Some(Retention {
+                mode: "GOVERNANCE".into(),
+                until: "2125-01-02T03:04:05.678Z".parse().unwrap(),
+            }),
+            legal_hold: true,
             meta: [("owner", "Zoë  \u{1f600}"), ("empty", ""), ("word", "=?UTF-8?B?YQ==?="), ("t", "a\tb")]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
@@ -346,6 +370,24 @@ mod tests {
         assert_eq!(sent[TAGGING], "a%20b=c%26d%3De&%C3%A9=%2B");
         assert_eq!(read(&headers(&[("x-amz-tagging-count", b"2")])).tag_count, Some(2));
         assert_eq!(read(&headers(&[("x-amz-tagging-count", b"many")])).tag_count, None);
+    }
+
+    #[test]
+    fn a_lock_that_is_over_is_not_written_and_one_without_an_end_is_counted() {
+        let until = |until: &str| {
+            let retention = Retention { mode: "COMPLIANCE".into(), until: until.parse().unwrap() };
+            let attributes = Attributes { retention: Some(retention), ..Attributes::default() };
+            let mut sent = HeaderMap::new();
+            write(&attributes, false, &mut sent).unwrap();
+            sent.len()
+        };
+        assert_eq!([until("2020-01-01T00:00:00Z"), until("2125-01-01T00:00:00Z")], [0, 2]);
+        let odd = read(&headers(&[
+            ("x-amz-object-lock-mode", b"GOVERNANCE"),
+            ("x-amz-object-lock-retain-until-date", b"soon"),
+            ("x-amz-object-lock-legal-hold", b"OFF"),
+        ]));
+        assert_eq!((odd.retention, odd.legal_hold, odd.missing_meta), (None, false, 1));
     }
 
     #[test]

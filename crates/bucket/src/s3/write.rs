@@ -383,7 +383,7 @@ pub(super) async fn abort(inner: &Inner, upload: &Upload) -> Result<()> {
 
 /// Copies an object with everything that it carries.
 pub(super) async fn copy(inner: &Inner, from: &Key, to: &Key) -> Result<Put> {
-    // Size, class and redirection are asked for first: the store copies neither of the latter by itself, and
+    // Size, class, redirection and locks are asked for first: the store copies none of the latter by itself, and
     // beyond a size nothing.
     let (entry, attributes) =
         super::read::head(inner, from).await.map_err(|e| Error { verb: Verb::Copy, ..e })?;
@@ -402,6 +402,8 @@ pub(super) async fn copy(inner: &Inner, from: &Key, to: &Key) -> Result<Put> {
         Attributes {
             class: attributes.class,
             website_redirect: attributes.website_redirect,
+            retention: attributes.retention,
+            legal_hold: attributes.legal_hold,
             ..Attributes::default()
         }
     };
