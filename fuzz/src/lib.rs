@@ -13,11 +13,15 @@ pub type Target = fn(&[u8]);
 /// All targets by name.
 pub const TARGETS: &[(&str, Target)] = &[
     ("bucket-address", bucket::address),
+    ("bucket-credentials", bucket::credentials),
     ("bucket-deletion", bucket::deletion),
     ("bucket-error", bucket::error),
+    ("bucket-fields", bucket::fields),
     ("bucket-headers", bucket::headers),
     ("bucket-listing", bucket::listing),
+    ("bucket-retry-after", bucket::retry_after),
     ("bucket-tags", bucket::tags),
+    ("bucket-token", bucket::token),
     ("engine-attributes", engine::attributes),
     ("engine-key", engine::key),
     ("engine-names", engine::names),

@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cistern_bucket::{Bucket, Key, Ledger, LedgerSnapshot, Memory, Verb};
 use http::{Method, Request as HttpRequest, Response};
@@ -194,11 +195,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
-        // An error here is about one connection that is gone already, or about file descriptors that will
-        // be free again when others end.
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::task::yield_now().await;
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // About one connection that is gone already; or about file descriptors that will be free again
+                // when others end, which nothing tells, and which asking all the time does not make come sooner.
+                let gone = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset];
+                if !gone.contains(&error.kind()) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                continue;
+            }
         };
         let shared = shared.clone();
         tokio::spawn(async move {
@@ -232,7 +239,9 @@ async fn answer(
     let answer = match &fault {
         Some(HttpFault::Reset) => return cut(&reset),
         Some(HttpFault::Stall) => std::future::pending().await,
-        Some(fault @ HttpFault::Answer { .. }) => {
+        Some(
+            fault @ (HttpFault::Answer { .. } | HttpFault::BareStatus(_) | HttpFault::ErrorBehind200(_)),
+        ) => {
             // The body is taken in, or the client would see a broken connection instead of the answer.
             let mut body = request.into_body();
             while let Some(frame) = body.frame().await {

@@ -140,6 +140,52 @@ async fn entity_tags_and_listings_lie() {
 }
 
 #[tokio::test]
+async fn pages_that_hold_too_much_or_lead_nowhere_are_told() {
+    let (server, bucket) = scene(1);
+    for key in ["b", "c", "d", "e"] {
+        put(&bucket, key).await.unwrap();
+    }
+    let mut request = ListRequest { limit: Some(2), ..ListRequest::default() };
+    server.inject(Rule::new(HttpFault::OverfullListing).verb(Verb::List));
+    assert_eq!(bucket.list(&request).await.unwrap_err().kind, ErrorKind::BadAnswer);
+    server.heal();
+    server.inject(Rule::new(HttpFault::RepeatedToken).verb(Verb::List));
+    request.token = bucket.list(&request).await.unwrap().next;
+    request.token = bucket.list(&request).await.unwrap().next;
+    assert_eq!(bucket.list(&request).await.unwrap_err().kind, ErrorKind::BadAnswer);
+}
+
+#[tokio::test]
+async fn a_refusal_may_be_bare_or_hide_behind_a_200() {
+    for (status, kind) in
+        [(403, ErrorKind::Denied), (404, ErrorKind::NoSuchKey), (502, ErrorKind::Unreachable)]
+    {
+        let (server, bucket) = scene(1);
+        server.inject(Rule::new(HttpFault::BareStatus(status)).verb(Verb::Get));
+        assert_eq!(get(&bucket, "a").await.unwrap_err().kind, kind, "{status}");
+    }
+    let (server, bucket) = scene(1);
+    server.inject(Rule::new(HttpFault::ErrorBehind200("InternalError")).verb(Verb::Copy));
+    server
+        .inject(Rule::new(HttpFault::ErrorBehind200("InternalError")).verb(Verb::Multipart).prefix("begun"));
+    assert_eq!(bucket.copy(&"a".into(), &"copied".into()).await.unwrap_err().kind, ErrorKind::Unreachable);
+    assert_eq!(server.bucket("orders").content(&"copied".into()), None);
+    let begun = bucket.begin_upload(&"begun".into(), &Default::default()).await;
+    assert_eq!(begun.unwrap_err().kind, ErrorKind::Unreachable);
+    server.heal();
+    let upload = bucket.begin_upload(&"new".into(), &Default::default()).await.unwrap();
+    let part = bucket.upload_part(&upload, 1, &[CONTENT.into()]).await.unwrap();
+    server.inject(Rule::new(HttpFault::ErrorBehind200("InternalError")).verb(Verb::Multipart));
+    let parts = [part];
+    let failed = bucket.complete_upload(&upload, &parts, &Default::default()).await;
+    assert_eq!(failed.unwrap_err().kind, ErrorKind::Unreachable);
+    assert_eq!(server.bucket("orders").content(&"new".into()), None);
+    server.heal();
+    bucket.complete_upload(&upload, &parts, &Default::default()).await.unwrap();
+    assert_eq!(get(&bucket, "new").await.unwrap(), CONTENT);
+}
+
+#[tokio::test]
 async fn the_log_shows_what_was_asked_for_and_a_stopped_server_is_gone() {
     let (server, bucket) = scene(1);
     let options = GetOptions { range: Some(2..5), revision: None };

@@ -1,7 +1,7 @@
 //! Who asks: the sources of access keys, each given as a value, and keys that expire renewed in time.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,11 +12,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use url::Url;
 
+use crate::s3::answer;
 use crate::s3::encode::percent;
 use crate::s3::sign::Signer;
 use crate::s3::xml;
 use crate::transport::{Purpose, Transport};
-use crate::{ErrorKind, Result, Verb};
+use crate::{Error, ErrorKind, Result, Verb};
 
 /// A key is renewed so long before it expires.
 const MARGIN: SignedDuration = SignedDuration::from_mins(5);
@@ -67,7 +68,9 @@ pub enum Credentials {
         /// Its address; `None` is `http://169.254.169.254`.
         endpoint: Option<Url>,
     },
-    /// The first of these that yields a key. If none does, the error is that of the first.
+    /// The first of these that is there, and from then on only that one. A source that is there and fails (the token
+    /// service is down, or refuses) ends the search: the next one would be somebody else. Not there are only a token
+    /// file that does not exist, and a metadata service that does not answer or knows no role.
     Chain(Vec<Credentials>),
 }
 
@@ -95,6 +98,8 @@ impl Credentials {
 #[derive(Debug)]
 pub(crate) struct Provider {
     source: Credentials,
+    /// The member of the chain that yielded the first key.
+    chosen: OnceLock<Credentials>,
     current: RwLock<Current>,
     renewing: Mutex<()>,
 }
@@ -109,7 +114,17 @@ enum Current {
 impl Provider {
     /// Keys from `source`, got when they are first needed.
     pub(crate) fn new(source: Credentials) -> Self {
-        Provider { source, current: RwLock::new(Current::Missing), renewing: Mutex::default() }
+        Provider {
+            source,
+            chosen: OnceLock::new(),
+            current: RwLock::new(Current::Missing),
+            renewing: Mutex::default(),
+        }
+    }
+
+    /// Whether requests are not signed.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        matches!(self.source, Credentials::Anonymous)
     }
 
     /// A signer whose key is valid now; `None` to ask anonymously.
@@ -140,26 +155,38 @@ impl Provider {
         {
             return Ok(signer.clone());
         }
-        match (load(&self.source, transport, region).await, held) {
-            (Ok(signer), _) => {
+        match (load(self.chosen.get().unwrap_or(&self.source), transport, region).await, held) {
+            (Ok((signer, from)), _) => {
+                let _ = self.chosen.set(from.clone());
                 let signer = signer.map(Arc::new);
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::Held(signer.clone());
                 Ok(signer)
             }
-            (Err(error), Current::Held(signer)) if fresh(&signer, now, SignedDuration::ZERO) => {
+            (Err(Failed { error, .. }), Current::Held(signer))
+                if fresh(&signer, now, SignedDuration::ZERO) =>
+            {
                 tracing::warn!(%error, "credentials could not be renewed yet");
                 Ok(signer)
             }
-            (Err(error), _) => Err(error),
+            (Err(Failed { error, absent: true }), _) if !matches!(self.source, Credentials::Chain(_)) => {
+                let detail = format!("no credentials: {}", error.detail.as_deref().unwrap_or_default());
+                Err(error.detail(detail))
+            }
+            (Err(Failed { error, .. }), _) => Err(error),
         }
     }
 
-    /// Forgets a key that the store calls expired. False if another key would not be had by asking again.
-    pub(crate) fn forget(&self) -> bool {
-        if matches!(self.source, Credentials::Anonymous | Credentials::Static { .. }) {
+    /// Forgets the key `used`, which the store calls expired, if nobody has got another one meanwhile. False if
+    /// another key would not be had by asking again.
+    pub(crate) fn forget(&self, used: &Arc<Signer>) -> bool {
+        let source = self.chosen.get().unwrap_or(&self.source);
+        if matches!(source, Credentials::Anonymous | Credentials::Static { .. }) {
             return false;
         }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current::Missing;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*current, Current::Held(Some(held)) if Arc::ptr_eq(held, used)) {
+            *current = Current::Missing;
+        }
         true
     }
 
@@ -175,56 +202,82 @@ fn fresh(signer: &Option<Arc<Signer>>, now: Timestamp, margin: SignedDuration) -
     }
 }
 
-async fn load(source: &Credentials, transport: &Transport, region: &str) -> Result<Option<Signer>> {
-    match source {
-        Credentials::Anonymous => Ok(None),
-        Credentials::Static { access_key_id, secret_access_key, session_token } => {
-            let signer = Signer::new(access_key_id, secret_access_key.clone(), session_token.as_ref(), None);
-            match signer {
-                Some(signer) => Ok(Some(signer)),
-                None => Err(transport
-                    .error(ErrorKind::Invalid, PURPOSE)
-                    .detail("the access key holds characters that no header can")),
-            }
-        }
-        Credentials::WebIdentity { role_arn, token_file, session_name, sts_endpoint } => {
-            let token = read_token(transport, token_file).await?;
-            web_identity(transport, role_arn, &token, session_name, sts_endpoint.as_ref(), region)
-                .await
-                .map(Some)
-        }
-        Credentials::Container { uri, authorization } => {
-            container(transport, uri, authorization.as_ref()).await.map(Some)
-        }
-        Credentials::InstanceMetadata { endpoint } => instance(transport, endpoint.as_ref()).await.map(Some),
-        Credentials::Chain(sources) => {
-            let mut first = None;
-            for source in sources {
-                match Box::pin(load(source, transport, region)).await {
-                    Ok(signer) => return Ok(signer),
-                    Err(error) => {
-                        tracing::debug!(%error, "no key from this source of credentials");
-                        first.get_or_insert(error);
-                    }
-                }
-            }
-            Err(first.unwrap_or_else(|| {
-                transport.error(ErrorKind::Denied, PURPOSE).detail("no credentials were given")
-            }))
-        }
+/// Why a source yields no key.
+struct Failed {
+    error: Error,
+    /// There is no such source here, as opposed to one that fails.
+    absent: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, absent: false }
     }
 }
 
-async fn read_token(transport: &Transport, path: &PathBuf) -> Result<SecretString> {
+/// A key, and the member of a chain that it came from.
+type Loaded<'a> = (Option<Signer>, &'a Credentials);
+
+async fn load<'a>(
+    source: &'a Credentials,
+    transport: &Transport,
+    region: &str,
+) -> Result<Loaded<'a>, Failed> {
+    let signer = match source {
+        Credentials::Anonymous => None,
+        Credentials::Static { access_key_id, secret_access_key, session_token } => {
+            let signer = Signer::new(access_key_id, secret_access_key.clone(), session_token.as_ref(), None);
+            let unusable = || {
+                transport
+                    .error(ErrorKind::Invalid, PURPOSE)
+                    .detail("the access key holds characters that no header can")
+            };
+            Some(signer.ok_or_else(unusable)?)
+        }
+        Credentials::WebIdentity { role_arn, token_file, session_name, sts_endpoint } => {
+            let token = read_token(transport, token_file).await?;
+            let endpoint = sts_endpoint.as_ref();
+            Some(web_identity(transport, role_arn, &token, session_name, endpoint, region).await?)
+        }
+        Credentials::Container { uri, authorization } => {
+            Some(container(transport, uri, authorization.as_ref()).await?)
+        }
+        Credentials::InstanceMetadata { endpoint } => Some(instance(transport, endpoint.as_ref()).await?),
+        Credentials::Chain(sources) => {
+            let mut looked = Vec::new();
+            for source in sources {
+                match Box::pin(load(source, transport, region)).await {
+                    Err(Failed { error, absent: true }) => {
+                        tracing::debug!(%error, "no such source of credentials here");
+                        looked.push(error.detail.unwrap_or_default());
+                    }
+                    found => return found,
+                }
+            }
+            let mut detail = String::from("no credentials were given");
+            if !looked.is_empty() {
+                detail = format!("{detail}, and none were found: {}", looked.join("; "));
+            }
+            let error = transport.error(ErrorKind::Denied, PURPOSE).detail(detail);
+            return Err(Failed { error, absent: true });
+        }
+    };
+    Ok((signer, source))
+}
+
+async fn read_token(transport: &Transport, path: &PathBuf) -> Result<SecretString, Failed> {
     use tokio::io::AsyncReadExt;
     let denied = |what: String| transport.error(ErrorKind::Denied, PURPOSE).detail(what);
     let shown = path.display();
     let mut text = String::new();
     let read =
         async { tokio::fs::File::open(path).await?.take(MAX_ANSWER as u64).read_to_string(&mut text).await };
-    read.await.map_err(|e| denied(format!("the token file {shown} cannot be read: {e}")))?;
+    read.await.map_err(|e| Failed {
+        absent: e.kind() == std::io::ErrorKind::NotFound,
+        error: denied(format!("the token file {shown} cannot be read: {e}")),
+    })?;
     if text.trim().is_empty() {
-        return Err(denied(format!("the token file {shown} is empty")));
+        return Err(denied(format!("the token file {shown} is empty")).into());
     }
     Ok(SecretString::from(text.trim().to_owned()))
 }
@@ -265,15 +318,28 @@ async fn web_identity(
         ask(transport, Method::POST, endpoint, headers, Bytes::from(form), transport.timeouts.idle).await?;
     if !status.is_success() {
         let code = xml::find(&answer, "Code").ok().flatten().unwrap_or_else(|| status.to_string());
-        let kind = match status.is_server_error() || code == "IDPCommunicationError" {
-            true => ErrorKind::Unreachable,
-            false => ErrorKind::Denied,
+        // What passes comes with any status: STS throttles with a 400.
+        let kind = match answer::kind(status, &code, "") {
+            ErrorKind::Throttled => ErrorKind::Throttled,
+            ErrorKind::Unreachable => ErrorKind::Unreachable,
+            _ if code == "IDPCommunicationError" => ErrorKind::Unreachable,
+            _ => ErrorKind::Denied,
         };
         let detail = format!("the token service refuses role {role_arn}: {code}");
         return Err(transport.error(kind, PURPOSE).detail(detail));
     }
+    match sts_key(&answer) {
+        Some(signer) => Ok(signer),
+        None => Err(transport
+            .error(ErrorKind::BadAnswer, PURPOSE)
+            .detail("the token service's answer holds no credentials")),
+    }
+}
+
+/// The key in the answer of the token service.
+fn sts_key(answer: &[u8]) -> Option<Signer> {
     let mut key = Key::default();
-    let parsed = xml::walk(&answer, |node| {
+    let parsed = xml::walk(answer, |node| {
         if let xml::Node::Leaf { path: [.., "Credentials", name], text } = node {
             match *name {
                 "AccessKeyId" => key.id = text.into_owned(),
@@ -285,12 +351,18 @@ async fn web_identity(
         }
         Ok(())
     });
-    match (parsed, key.signer()) {
-        (Ok(()), Some(signer)) => Ok(signer),
-        _ => Err(transport
-            .error(ErrorKind::BadAnswer, PURPOSE)
-            .detail("the token service's answer holds no credentials")),
-    }
+    parsed.ok()?;
+    key.signer()
+}
+
+/// Reads both kinds of answers with a key, for fuzzing.
+#[doc(hidden)]
+pub(crate) fn read_key(answer: &[u8]) -> [bool; 2] {
+    [sts_key(answer).is_some(), read_json(answer).is_some()]
+}
+
+fn read_json(answer: &[u8]) -> Option<Signer> {
+    serde_json::from_slice::<Key>(answer).ok().and_then(Key::signer)
 }
 
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>
@@ -298,7 +370,7 @@ async fn container(
     transport: &Transport,
     uri: &Url,
     authorization: Option<&ContainerToken>,
-) -> Result<Signer> {
+) -> Result<Signer, Failed> {
     let local = match uri.host() {
         Some(url::Host::Ipv4(ip)) => {
             ip.is_loopback() || [[169, 254, 170, 2], [169, 254, 170, 23]].contains(&ip.octets())
@@ -312,7 +384,8 @@ async fn container(
     if uri.scheme() != "https" && !local {
         return Err(transport
             .error(ErrorKind::Invalid, PURPOSE)
-            .detail("container credentials come over https, or over http from this machine only"));
+            .detail("container credentials come over https, or over http from this machine only")
+            .into());
     }
     let mut headers = HeaderMap::new();
     let token = match authorization {
@@ -329,11 +402,11 @@ async fn container(
     }
     let wait = transport.timeouts.connect;
     let (status, answer) = ask(transport, Method::GET, uri.as_str(), headers, Bytes::new(), wait).await?;
-    json_key(transport, "the container's credential service", status, &answer)
+    Ok(json_key(transport, "the container's credential service", status, &answer)?)
 }
 
 /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html>
-async fn instance(transport: &Transport, endpoint: Option<&Url>) -> Result<Signer> {
+async fn instance(transport: &Transport, endpoint: Option<&Url>) -> Result<Signer, Failed> {
     const WHAT: &str = "the instance's metadata service";
     let base = endpoint.map_or("http://169.254.169.254", |url| url.as_str().trim_end_matches('/'));
     let mut headers = HeaderMap::new();
@@ -343,15 +416,16 @@ async fn instance(transport: &Transport, endpoint: Option<&Url>) -> Result<Signe
     {
         // Where there is no such service there is no key: nothing that would pass.
         Err(error) if error.kind == ErrorKind::Unreachable => {
-            return Err(transport.error(ErrorKind::Denied, PURPOSE).detail(format!(
-                "no credentials: {WHAT} does not answer ({})",
-                error.detail.as_deref().unwrap_or("")
-            )));
+            let detail = format!("{WHAT} does not answer ({})", error.detail.as_deref().unwrap_or_default());
+            let error = transport.error(ErrorKind::Denied, PURPOSE);
+            return Err(Failed { error: error.detail(detail), absent: true });
         }
         other => other?,
     };
     let Some(token) = status.is_success().then(|| HeaderValue::from_bytes(&token).ok()).flatten() else {
-        return Err(refused(transport, WHAT, status));
+        // Where the service is switched off, it says so.
+        let absent = matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
+        return Err(Failed { error: refused(transport, WHAT, status), absent });
     };
     let mut headers = HeaderMap::new();
     headers.insert("x-aws-ec2-metadata-token", token);
@@ -359,19 +433,20 @@ async fn instance(transport: &Transport, endpoint: Option<&Url>) -> Result<Signe
     let (status, roles) =
         ask(transport, Method::GET, &url, headers.clone(), Bytes::new(), METADATA_WAIT).await?;
     if status == StatusCode::NOT_FOUND {
-        return Err(transport.error(ErrorKind::Denied, PURPOSE).detail("the instance has no role"));
+        let error = transport.error(ErrorKind::Denied, PURPOSE).detail("the instance has no role");
+        return Err(Failed { error, absent: true });
     }
     if !status.is_success() {
-        return Err(refused(transport, WHAT, status));
+        return Err(refused(transport, WHAT, status).into());
     }
     let role = String::from_utf8_lossy(&roles).lines().next().unwrap_or_default().trim().to_owned();
     let mut url = url;
     percent(role.as_bytes(), false, &mut url);
     let (status, answer) = ask(transport, Method::GET, &url, headers, Bytes::new(), METADATA_WAIT).await?;
-    json_key(transport, WHAT, status, &answer)
+    Ok(json_key(transport, WHAT, status, &answer)?)
 }
 
-fn refused(transport: &Transport, what: &str, status: StatusCode) -> crate::Error {
+fn refused(transport: &Transport, what: &str, status: StatusCode) -> Error {
     let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     let kind = if passing { ErrorKind::Unreachable } else { ErrorKind::Denied };
     transport.error(kind, PURPOSE).detail(format!("{what} answers {status}"))
@@ -411,8 +486,7 @@ fn json_key(transport: &Transport, what: &str, status: StatusCode, answer: &[u8]
         return Err(refused(transport, what, status));
     }
     // The parser's own words may quote what it read.
-    let key = serde_json::from_slice::<Key>(answer).ok().and_then(Key::signer);
-    key.ok_or_else(|| {
+    read_json(answer).ok_or_else(|| {
         transport
             .error(ErrorKind::BadAnswer, PURPOSE)
             .detail(format!("the answer of {what} holds no credentials"))
@@ -433,12 +507,12 @@ async fn ask(
     let authority = uri.authority().ok_or_else(|| invalid("no host in"))?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| invalid("no host in"))?;
     headers.insert(HOST, host);
-    let mut request = Request::new(transport.body(&[body]));
+    let mut request = Request::new(transport.body(PURPOSE.verb, &[body]));
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers;
     let exchange = async {
-        let answer = transport.open(PURPOSE, request, wait).await?;
+        let answer = transport.send(PURPOSE, request, wait).await?;
         let (parts, body) = answer.into_parts();
         let body = transport.collect(PURPOSE, body, MAX_ANSWER, wait).await?;
         Ok((parts.status, body))

@@ -1,7 +1,9 @@
 //! A local directory as a bucket: files are objects, written whole and durably, read in ranges, listed in order.
 //!
 //! Every file appears under its name complete or not at all. Symbolic links are not objects and are never
-//! followed, so nothing outside of the directory is read or written. Keys that are no relative paths
+//! followed, so nothing outside of the directory is read or written; a listing whose prefix leads through one is an
+//! error rather than empty. That also holds for a repository, where restic follows a link in place of `data`: who can
+//! write to a repository could lead us anywhere with one. A bind mount does what such a link is meant to do. Keys that are no relative paths
 //! (`a//b`, `../x`, a component of 256 bytes) are refused by a put and are absent for every other verb.
 
 mod files;
@@ -9,6 +11,7 @@ mod listing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,10 +39,13 @@ const PIECE: u64 = 1 << 20;
 /// Listings that may rest between two of their pages; an older one is started anew where it was.
 const RESTING: usize = 8;
 
+/// Directories of which it is remembered that they were swept.
+const SWEPT: usize = 4_096;
+
 /// Whether a write survives a crash of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// A confirmed write is on the disk: file, name and new directories.
+    /// A confirmed write is on the disk: file, name and new directories; so is a confirmed removal.
     #[default]
     Fsync,
     /// A confirmed write is in the page cache.
@@ -64,6 +70,8 @@ struct Inner {
     ledger: Ledger,
     root: Mutex<Option<Arc<OwnedFd>>>,
     resting: Mutex<Vec<(String, Walk)>>,
+    /// Directories in which the remains of earlier writes were looked for.
+    swept: Mutex<HashSet<Box<[u8]>>>,
 }
 
 impl std::fmt::Debug for Directory {
@@ -91,6 +99,7 @@ impl Directory {
                 ledger: Ledger::default(),
                 root: Mutex::default(),
                 resting: Mutex::default(),
+                swept: Mutex::default(),
             }),
         }
     }
@@ -275,10 +284,53 @@ impl Inner {
                 }
                 answer => answer,
             };
+            if let Ok(directory) = &directory {
+                self.sweep_once(directory, path);
+            }
             match directory.and_then(|directory| Temporary::create(directory, self.file_mode)) {
                 Err(Errno::NOENT) if tries < 100 => tries += 1,
                 answer => return answer,
             }
+        }
+    }
+
+    /// Whoever writes here also cleans up, once; whoever only reads changes nothing.
+    fn sweep_once(&self, directory: &OwnedFd, path: &[u8]) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.len() < SWEPT && swept.insert(path.into()) {
+            drop(swept);
+            files::sweep(directory.as_fd());
+        }
+    }
+
+    /// Removes objects, and makes that durable once per directory.
+    fn remove_all(&self, keys: &[Key]) -> Vec<Result<()>> {
+        let mut results: Vec<Result<()>> = keys.iter().map(|key| self.remove(key)).collect();
+        if !self.durable {
+            return results;
+        }
+        let mut synced: HashMap<&[u8], rustix::io::Result<()>> = HashMap::new();
+        for (key, result) in keys.iter().zip(&mut results) {
+            let (path, _) = files::split(key.as_bytes());
+            if result.is_err() || refusal(key).is_some() {
+                continue;
+            }
+            let answer = synced.entry(path).or_insert_with(|| self.sync(path));
+            if let Err(errno) = answer {
+                *result = Err(self.failed(Verb::Delete, *errno).key(key));
+            }
+        }
+        results
+    }
+
+    /// Makes the names in a directory durable, if it is there.
+    fn sync(&self, path: &[u8]) -> rustix::io::Result<()> {
+        let Ok(root) = self.root(Verb::Delete) else { return Ok(()) };
+        match files::open(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            Ok(directory) => files::sync_directory(directory),
+            // Gone, or without permission to read it, which no removal needs.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::ACCESS) => Ok(()),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -529,7 +581,7 @@ impl Bucket for Directory {
     async fn delete(&self, key: &Key) -> Result<()> {
         self.inner.ledger.request(Verb::Delete);
         let key = key.clone();
-        self.blocking(Verb::Delete, move |inner| inner.remove(&key)).await
+        self.blocking(Verb::Delete, move |inner| inner.remove_all(&[key]).remove(0)).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Vec<DeleteOutcome> {
@@ -538,7 +590,7 @@ impl Bucket for Directory {
             self.inner.ledger.request(Verb::Delete);
             let owned = batch.to_vec();
             let removed = self.blocking(Verb::Delete, move |inner| {
-                Ok(owned.into_iter().map(|key| (inner.remove(&key), key)).collect::<Vec<_>>())
+                Ok(inner.remove_all(&owned).into_iter().zip(owned).collect::<Vec<_>>())
             });
             match removed.await {
                 Ok(removed) => {

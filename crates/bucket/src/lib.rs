@@ -30,13 +30,13 @@ pub use error::{Class, Error, ErrorKind, Result};
 pub use key::Key;
 pub use ledger::{Ledger, LedgerSnapshot, Verb};
 pub use memory::{Clock, Memory};
-pub use object::{Attributes, Entry, Revision, Tags};
+pub use object::{Attributes, Entry, Retention, Revision, Tags};
 pub use prefixed::Prefixed;
 pub use s3::{S3, S3Config, Style};
 #[doc(hidden)]
 pub use s3::{fuzzing, parse_listing};
 pub use transport::{Limits, RetryPolicy, Timeouts};
 pub use verbs::{
-    Body, Bucket, Capabilities, DeleteOutcome, Get, GetOptions, ListRequest, Page, PartId, Put, PutOptions,
-    Upload,
+    Body, Bucket, Capabilities, Checksums, DeleteOutcome, Get, GetOptions, ListRequest, Page, PartId, Put,
+    PutOptions, Upload,
 };

@@ -55,7 +55,19 @@ pub struct Entry {
     pub attributes: Option<Box<Attributes>>,
 }
 
-/// Everything an object carries besides its contents.
+/// How long a version of an object can be neither deleted nor overwritten (S3 Object Lock).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// `GOVERNANCE`, which some may override, or `COMPLIANCE`, which nobody may.
+    pub mode: String,
+    /// The end of the time.
+    pub until: Timestamp,
+}
+
+/// Everything an object carries besides its contents and who may do what with it.
+///
+/// Access control lists are not covered: they name accounts of one provider, buckets made since 2023 have none by
+/// default on AWS, and reading them would cost a request per object. What is written gets the default of its bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Media type.
@@ -74,6 +86,10 @@ pub struct Attributes {
     pub website_redirect: Option<String>,
     /// Storage class, if it is not the standard one.
     pub class: Option<String>,
+    /// How long the object is locked, as far as reading that is permitted.
+    pub retention: Option<Retention>,
+    /// Whether the object is locked until somebody takes the lock away.
+    pub legal_hold: bool,
     /// The user's own metadata, by lower-case name.
     pub meta: BTreeMap<String, String>,
     /// Number of metadata entries that the store could not express in a header.

@@ -34,16 +34,16 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 
 use crate::credentials::Provider;
-use crate::transport::{Connector, Purpose, Retry, Transport, asked_to_wait, tls_config};
+use crate::transport::{Connector, Leave, Purpose, Retry, Transport, asked_to_wait, tls_config};
 use crate::{
-    Attributes, Bucket, Capabilities, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions, Key, Ledger,
-    ListRequest, Page, PartId, Put, PutOptions, Result, Tags, Upload, Verb,
+    Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions,
+    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
 pub use config::{S3Config, Style};
 use encode::percent;
 pub use list::parse_listing;
 use place::Place;
-use sign::{EMPTY_SHA256, Signed};
+use sign::{EMPTY_SHA256, Signed, Signer};
 
 /// Objects above this need a multipart upload, and a copy in parts (S3: 5 GiB).
 const MAX_PUT: u64 = 5 << 30;
@@ -72,6 +72,15 @@ struct Inner {
     takes_create_only: AtomicBool,
     /// The store deletes in batches.
     takes_batches: AtomicBool,
+    /// A listing begins behind `start-after`.
+    takes_start_after: AtomicBool,
+}
+
+/// A request that may go now.
+struct Turn<'a> {
+    leave: Leave<'a>,
+    place: Arc<Place>,
+    signer: Option<Arc<Signer>>,
 }
 
 /// How long an answer may take.
@@ -130,13 +139,15 @@ struct Answer {
 struct Failure {
     error: Error,
     code: String,
+    /// The status of the refusal, if it was one.
+    status: Option<StatusCode>,
     /// Something was learnt that makes another try at once worthwhile.
     repaired: bool,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { error, code: String::new(), repaired: false }
+        Failure { error, code: String::new(), status: None, repaired: false }
     }
 }
 
@@ -186,6 +197,7 @@ impl S3 {
             takes_checksums: AtomicBool::new(true),
             takes_create_only: AtomicBool::new(true),
             takes_batches: AtomicBool::new(true),
+            takes_start_after: AtomicBool::new(true),
         };
         S3 { inner: Arc::new(inner) }
     }
@@ -234,8 +246,10 @@ impl Inner {
     /// One attempt at a request with a small answer.
     async fn attempt_whole(&self, ask: &Ask<'_>) -> std::result::Result<Answer, Failure> {
         let wait = self.wait(ask.wait);
+        // What is waited for in our own queue is no silence of the store.
+        let turn = self.turn().await?;
         let exchange = async {
-            let (parts, body) = self.attempt(ask).await?.into_parts();
+            let (parts, body) = self.attempt_in(turn, ask).await?.into_parts();
             let body = self.transport.collect(ask.purpose, body, ask.limit, wait).await?;
             Ok(Answer { headers: parts.headers, body })
         };
@@ -259,11 +273,27 @@ impl Inner {
         }
     }
 
-    /// One attempt at a request: signed for now, sent, and its refusal understood.
-    async fn attempt(&self, ask: &Ask<'_>) -> std::result::Result<Response<Incoming>, Failure> {
+    /// Waits until a request may go, and for a key to sign it with.
+    async fn turn(&self) -> Result<Turn<'_>> {
+        let leave = self.transport.turn().await;
         let place = self.place();
+        let signer = self.provider.signer(&self.transport, &place.region, Timestamp::now()).await?;
+        Ok(Turn { leave, place, signer })
+    }
+
+    /// One attempt at a request.
+    async fn attempt(&self, ask: &Ask<'_>) -> std::result::Result<Response<Incoming>, Failure> {
+        self.attempt_in(self.turn().await?, ask).await
+    }
+
+    /// One attempt at a request whose turn it is: signed for now, sent, and its refusal understood.
+    async fn attempt_in(
+        &self,
+        turn: Turn<'_>,
+        ask: &Ask<'_>,
+    ) -> std::result::Result<Response<Incoming>, Failure> {
+        let Turn { leave, place, signer } = turn;
         let now = Timestamp::now();
-        let signer = self.provider.signer(&self.transport, &place.region, now).await?;
 
         let mut target = String::with_capacity(64 + ask.query.len());
         target.push_str(&place.base);
@@ -281,7 +311,7 @@ impl Inner {
         }
         let mut headers = ask.headers.clone();
         headers.insert(HOST, place.host.clone());
-        if let Some(signer) = signer {
+        if let Some(signer) = &signer {
             let request =
                 Signed { method: ask.method.as_str(), path: &target, query: ask.query, payload: ask.payload };
             signer.sign(request, &mut headers, &place.region, now);
@@ -295,22 +325,33 @@ impl Inner {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(place.scheme.clone());
         parts.authority = Some(place.authority.clone());
-        let path = PathAndQuery::from_maybe_shared(Bytes::from(target));
-        parts.path_and_query = Some(path.expect("percent-encoded bytes are a path"));
+        let path = PathAndQuery::from_maybe_shared(Bytes::from(target)).map_err(|_| {
+            // Percent-encoded bytes are a path, but for their number. What a store made too long is its fault.
+            let stores = ask.query.contains("continuation-token=") || ask.query.contains("uploadId=");
+            let kind = if stores { ErrorKind::BadAnswer } else { ErrorKind::Unsupported };
+            self.transport.error(kind, ask.purpose).detail("this is too long for a request")
+        })?;
+        parts.path_and_query = Some(path);
 
-        let mut request = Request::new(self.transport.body(ask.body));
+        let mut request = Request::new(self.transport.body(ask.purpose.verb, ask.body));
         *request.method_mut() = ask.method.clone();
         *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are given");
         *request.headers_mut() = headers;
-        let answer = self.transport.open(ask.purpose, request, self.wait(ask.wait)).await?;
+        let answer = self.transport.open(leave, ask.purpose, request, self.wait(ask.wait)).await?;
         if answer.status().is_success() {
             return Ok(answer);
         }
-        Err(self.refused(ask, &place, answer).await)
+        Err(self.refused(ask, &place, signer.as_ref(), answer).await)
     }
 
     /// Reads a refusal, and learns from it what it can.
-    async fn refused(&self, ask: &Ask<'_>, place: &Place, answer: Response<Incoming>) -> Failure {
+    async fn refused(
+        &self,
+        ask: &Ask<'_>,
+        place: &Place,
+        signer: Option<&Arc<Signer>>,
+        answer: Response<Incoming>,
+    ) -> Failure {
         let (parts, body) = answer.into_parts();
         let wait = self.transport.timeouts.idle;
         let body = self.transport.collect_some(ask.purpose, body, answer::MAX_ERROR, wait).await;
@@ -328,9 +369,9 @@ impl Inner {
         let mut error = self.transport.error(refusal.kind, ask.purpose).detail(&refusal.detail);
         error.retry_after = asked_to_wait(&parts.headers);
         let repaired = self.moved(place, parts.status, &refusal)
-            || self.renewed(&refusal.code)
+            || self.renewed(&refusal.code, signer)
             || self.unlearnt(ask, parts.status, &refusal);
-        Failure { error, code: refusal.code, repaired }
+        Failure { error, code: refusal.code, status: Some(parts.status), repaired }
     }
 
     /// The bucket is in another region: goes on there.
@@ -350,9 +391,9 @@ impl Inner {
     }
 
     /// The key is no longer valid: gets another one.
-    fn renewed(&self, code: &str) -> bool {
+    fn renewed(&self, code: &str, used: Option<&Arc<Signer>>) -> bool {
         matches!(code, "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired")
-            && self.provider.forget()
+            && used.is_some_and(|used| self.provider.forget(used))
     }
 
     /// The store does not know an extension that this request used: does without from now on. The caller
@@ -390,7 +431,7 @@ impl Bucket for S3 {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            list_after: true,
+            list_after: self.inner.takes_start_after.load(Relaxed),
             attributes: true,
             tags: true,
             multipart: true,
@@ -424,6 +465,10 @@ impl Bucket for S3 {
 
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         read::get(&self.inner, key, options).await
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        read::checksums(&self.inner, key, revision).await
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {

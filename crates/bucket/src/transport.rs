@@ -11,7 +11,7 @@ mod retry;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -22,9 +22,12 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
 
+use body::Progress;
 pub(crate) use body::RequestBody;
 pub(crate) use connect::{Connector, chain, tls_config};
+pub(crate) use limit::Leave;
 pub use limit::Limits;
 use limit::{Concurrency, Pace};
 pub use retry::RetryPolicy;
@@ -132,9 +135,19 @@ impl Transport {
         tries.again(error, &self.ledger, self.known.load(Relaxed)).await
     }
 
-    /// A body for a request, paced as the limits say.
-    pub(crate) fn body(&self, pieces: &[Bytes]) -> RequestBody {
-        RequestBody::new(pieces, self.bytes.clone())
+    /// A body for a request; contents are paced as the limits say.
+    pub(crate) fn body(&self, verb: Verb, pieces: &[Bytes]) -> RequestBody {
+        let pace = self.bytes.clone().filter(|_| verb == Verb::Put);
+        RequestBody::new(pieces, pace)
+    }
+
+    /// Waits until another request may go to the store.
+    pub(crate) async fn turn(&self) -> Leave<'_> {
+        let leave = self.concurrency.enter().await;
+        if let Some(pace) = &self.requests {
+            pace.wait(1).await;
+        }
+        leave
     }
 
     /// An error about `purpose`.
@@ -146,7 +159,8 @@ impl Transport {
         }
     }
 
-    /// Makes one request and waits for the head of its answer, whatever its status.
+    /// Makes one request to the store, whose [`turn`](Self::turn) it is, and waits for the head of its answer,
+    /// whatever its status.
     ///
     /// `wait` bounds the silence between the last byte that was taken from the body and the answer.
     ///
@@ -154,32 +168,12 @@ impl Transport {
     /// [`ErrorKind::Unreachable`], and [`ErrorKind::Invalid`] for a certificate that is not accepted.
     pub(crate) async fn open(
         &self,
+        leave: Leave<'_>,
         purpose: Purpose<'_>,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
         wait: Duration,
     ) -> Result<Response<Incoming>> {
-        if matches!(*request.method(), Method::PUT | Method::POST) && request.body().is_end_stream() {
-            // Servers refuse such a request without a length, and an empty body has none by itself.
-            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        let leave = self.concurrency.enter().await;
-        if let Some(pace) = &self.requests {
-            pace.wait(1).await;
-        }
-        self.ledger.request(purpose.verb);
-        let sent = request.body().sent();
-        let answer = watched(self.client.request(request), wait, sent.as_deref()).await;
-        if let (Some(sent), Verb::Put) = (sent, purpose.verb) {
-            self.ledger.sent(sent.load(Relaxed));
-        }
-        let answer = match answer {
-            Some(Ok(answer)) => answer,
-            Some(Err(error)) => return Err(self.unreachable(purpose, error)),
-            None => {
-                let detail = format!("no answer within {wait:?}");
-                return Err(self.error(ErrorKind::Unreachable, purpose).detail(detail));
-            }
-        };
+        let answer = self.send(purpose, request, wait).await?;
         if !self.known.load(Relaxed) {
             self.known.store(true, Relaxed);
         }
@@ -191,6 +185,37 @@ impl Transport {
             _ => leave.good(),
         }
         Ok(answer)
+    }
+
+    /// As [`open`](Self::open) for another server than the store: neither waits for a turn nor says anything about
+    /// what the store can bear.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(crate) async fn send(
+        &self,
+        purpose: Purpose<'_>,
+        mut request: Request<RequestBody>,
+        wait: Duration,
+    ) -> Result<Response<Incoming>> {
+        if matches!(*request.method(), Method::PUT | Method::POST) && request.body().is_end_stream() {
+            // Servers refuse such a request without a length, and an empty body has none by itself.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        self.ledger.request(purpose.verb);
+        let progress = request.body().progress();
+        let answer = watched(self.client.request(request), wait, progress.as_deref()).await;
+        if let (Some(progress), Verb::Put) = (progress, purpose.verb) {
+            self.ledger.sent(progress.sent());
+        }
+        match answer {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => Err(self.unreachable(purpose, error)),
+            None => {
+                let detail = format!("no answer within {wait:?}");
+                Err(self.error(ErrorKind::Unreachable, purpose).detail(detail))
+            }
+        }
     }
 
     fn unreachable(&self, purpose: Purpose<'_>, error: legacy::Error) -> Error {
@@ -267,7 +292,7 @@ impl Transport {
     }
 
     /// Counts contents that were received, and waits as long as the limits ask for.
-    pub(crate) fn received(&self, bytes: u64) -> Option<tokio::time::Instant> {
+    pub(crate) fn received(&self, bytes: u64) -> Option<Instant> {
         self.ledger.received(bytes);
         self.bytes.as_ref().map(|pace| pace.book(bytes))
     }
@@ -278,16 +303,18 @@ pub(crate) fn asked_to_wait(headers: &http::HeaderMap) -> Option<Duration> {
     retry_after(headers.get(RETRY_AFTER)?.as_bytes(), SystemTime::now())
 }
 
-/// Waits for `future` as long as it shows signs of life: within any `wait`, it ends or `progress` moves.
-async fn watched<F: Future>(future: F, wait: Duration, progress: Option<&AtomicU64>) -> Option<F::Output> {
+/// Waits for `future` as long as it shows signs of life: within any `wait`, it ends, `progress` moves, or our own
+/// limits hold it back.
+async fn watched<F: Future>(future: F, wait: Duration, progress: Option<&Progress>) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut seen = 0;
     loop {
+        let began = Instant::now();
         if let Ok(output) = tokio::time::timeout(wait, &mut future).await {
             return Some(output);
         }
-        let now = progress.map_or(0, |p| p.load(Relaxed));
-        if now == seen {
+        let now = progress.map_or(0, Progress::sent);
+        if now == seen && !progress.is_some_and(|progress| progress.was_paused_since(began)) {
             return None;
         }
         seen = now;

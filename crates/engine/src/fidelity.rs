@@ -35,9 +35,11 @@
 //! | `generation`, `metageneration` | of Google Cloud Storage |
 //! | `key` | the key below the root, if any name on the path is escaped |
 //! | `keyBytes` | the same in base64, if the key is no UTF-8 or would be long as JSON |
+//! | `legalHold` | `true` if the object is locked until somebody takes the lock away |
 //! | `meta` | the user's metadata |
 //! | `missingMeta` | how many metadata entries the store could not express |
 //! | `more` | name of the side file, in the same directory, that holds the fields that are not here |
+//! | `retention` | until when the object is locked: an object with `mode` and `until` |
 //! | `side` | `true` on a side file itself |
 //! | `tags` | the tags |
 //! | `tagsUnknown` | `true` if the store did not let us read them |
@@ -58,7 +60,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use cistern_bucket::{Attributes, Entry, Key, Revision, Tags};
+use cistern_bucket::{Attributes, Entry, Key, Retention, Revision, Tags};
 use cistern_repository::node::mode;
 use cistern_repository::{Id, Node, NodeKind, Time, Xattr};
 use jiff::Timestamp;
@@ -331,6 +333,8 @@ struct Fields<'a> {
     key: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key_bytes: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    legal_hold: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     meta: Cow<'a, BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -339,6 +343,8 @@ struct Fields<'a> {
     missing_meta: u32,
     #[serde(skip_serializing_if = "Option::is_none", borrow)]
     more: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none", borrow)]
+    retention: Option<Lock<'a>>,
     #[serde(skip_serializing_if = "is_false")]
     side: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -349,6 +355,14 @@ struct Fields<'a> {
     version: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none", borrow)]
     website_redirect: Option<Cow<'a, str>>,
+}
+
+/// A [`Retention`] in JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Lock<'a> {
+    #[serde(borrow)]
+    mode: Cow<'a, str>,
+    until: Timestamp,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -423,6 +437,10 @@ impl Description {
                 expires: text(fields.expires),
                 website_redirect: text(fields.website_redirect),
                 class: text(fields.class),
+                retention: fields
+                    .retention
+                    .map(|lock| Retention { mode: lock.mode.into_owned(), until: lock.until }),
+                legal_hold: fields.legal_hold,
                 meta: fields.meta.into_owned(),
                 missing_meta: fields.missing_meta,
                 tag_count: None,
@@ -516,10 +534,15 @@ impl Description {
             generation,
             key,
             key_bytes,
+            legal_hold: a.legal_hold,
             meta: Cow::Borrowed(&a.meta),
             metageneration,
             missing_meta: a.missing_meta,
             more: self.more.as_deref().map(Cow::Borrowed),
+            retention: a
+                .retention
+                .as_ref()
+                .map(|lock| Lock { mode: Cow::Borrowed(&lock.mode), until: lock.until }),
             side: self.side,
             tags: Cow::Borrowed(a.tags.as_ref().unwrap_or(&NO_TAGS)),
             tags_unknown: a.tags.is_none(),

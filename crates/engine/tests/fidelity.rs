@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use cistern_bucket::{Attributes, Entry, Key, Revision};
+use cistern_bucket::{Attributes, Entry, Key, Retention, Revision};
 use cistern_engine::fidelity::{
     self, ATTRIBUTE, Description, directory, file, is_escaped, is_natural, is_same, key, name, object_name,
     piece, set_value, side_name,
@@ -138,6 +138,11 @@ proptest! {
                 expires: texts[6].clone(),
                 website_redirect: texts[7].clone(),
                 class: texts[0].clone(),
+                retention: texts[1].clone().map(|mode| Retention {
+                    mode,
+                    until: Timestamp::from_second(missing.into()).unwrap(),
+                }),
+                legal_hold: missing % 2 == 1,
                 meta,
                 missing_meta: missing,
                 tag_count: None,

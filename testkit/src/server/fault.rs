@@ -28,6 +28,11 @@ pub enum HttpFault {
         /// Seconds that the client is asked to wait.
         retry_after: Option<u32>,
     },
+    /// It is refused with this status and nothing else, as a proxy does, and has no effect.
+    BareStatus(u16),
+    /// It is answered with status 200 and this error in the body, as copies and completed uploads can be, and has no
+    /// effect.
+    ErrorBehind200(&'static str),
     /// It takes effect, and is then answered with 500.
     Lost,
     /// The connection is reset, and the request has no effect.
@@ -52,6 +57,10 @@ pub enum HttpFault {
     RepeatedEntry,
     /// A page is in descending order.
     UnsortedListing,
+    /// A page holds more entries than were asked for, if there are more.
+    OverfullListing,
+    /// A page that was asked for with a token says that the listing goes on at the same token.
+    RepeatedToken,
 }
 
 impl HttpFault {
@@ -79,6 +88,13 @@ impl HttpFault {
     pub(super) fn refusal(&self) -> Option<Response<AnswerBody>> {
         match *self {
             HttpFault::Answer { status, code, retry_after } => Some(refuse(status, code, retry_after)),
+            HttpFault::ErrorBehind200(code) => Some(refuse(200, code, None)),
+            HttpFault::BareStatus(status) => {
+                let mut answer = refuse(status, "", None);
+                *answer.body_mut() = Full::default().map_err(|never| match never {}).boxed_unsync();
+                answer.headers_mut().remove(CONTENT_TYPE);
+                Some(answer)
+            }
             HttpFault::Lost => Some(refuse(500, "InternalError", None)),
             _ => None,
         }

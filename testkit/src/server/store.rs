@@ -171,9 +171,16 @@ impl S3 for Store {
             }
         }
         let last = listing.page.entries.last().map(|entry| entry.key.clone());
+        if let (Some(HttpFault::OverfullListing), Some(last)) = (&fault, listing.page.entries.last()) {
+            let after = Some(last.key.clone());
+            let request = ListRequest { prefix: prefix.clone(), after, token: None, limit: None };
+            let more = bucket.list(&request).await.map_err(wire::error)?;
+            listing.page.entries.extend(more.entries);
+            listing.page.next = more.next;
+        }
         let next = listing.page.next.is_some().then(|| last.max(listing.skipped.clone()));
-        match fault {
-            Some(HttpFault::ShortListing(entries)) => listing.page.entries.truncate(entries),
+        match &fault {
+            Some(HttpFault::ShortListing(entries)) => listing.page.entries.truncate(*entries),
             Some(HttpFault::RepeatedEntry) => {
                 listing.page.entries.extend_from_within(..listing.page.entries.len().min(1));
             }
@@ -200,9 +207,12 @@ impl S3 for Store {
             prefix: Some(shown(prefix.as_bytes())),
             max_keys: Some(limit as i32),
             key_count: Some((contents.len() + groups.len()) as i32),
-            continuation_token: input.continuation_token,
             is_truncated: Some(next.is_some()),
-            next_continuation_token: next.map(|key| hex::encode(key.as_bytes())),
+            next_continuation_token: next.map(|key| match (&fault, &input.continuation_token) {
+                (Some(HttpFault::RepeatedToken), Some(token)) => token.clone(),
+                _ => hex::encode(key.as_bytes()),
+            }),
+            continuation_token: input.continuation_token,
             contents: Some(contents),
             common_prefixes: (!groups.is_empty()).then_some(groups),
             delimiter: delimiter.map(|delimiter| shown(delimiter.as_bytes())),
@@ -294,6 +304,7 @@ impl S3 for Store {
     }
 
     async fn put_object(&self, req: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
+        wire::without_locks(&req.headers)?;
         let bucket = self.get(&req.input.bucket)?.bucket;
         let mut input = req.input;
         let key = Key::from(input.key.clone());
@@ -323,6 +334,7 @@ impl S3 for Store {
     }
 
     async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> Answer<CopyObjectOutput> {
+        wire::without_locks(&req.headers)?;
         let CopySource::Bucket { bucket: source, key: from, .. } = &req.input.copy_source else {
             return Err(s3_error!(NotImplemented, "copies from access points"));
         };
@@ -396,6 +408,7 @@ impl S3 for Store {
         &self,
         req: S3Request<CreateMultipartUploadInput>,
     ) -> Answer<CreateMultipartUploadOutput> {
+        wire::without_locks(&req.headers)?;
         let bucket = self.get(&req.input.bucket)?.bucket;
         let attributes = wire::attributes(&req.headers, req.input.tagging.as_deref(), req.input.metadata);
         let options = PutOptions { attributes, ..PutOptions::default() };

@@ -81,9 +81,19 @@ pub(super) fn attributes(
         website_redirect: get("x-amz-website-redirect-location"),
         class: get("x-amz-storage-class"),
         meta: meta.unwrap_or_default().into_iter().collect(),
-        missing_meta: 0,
-        tag_count: None,
         tags: tagging.map(|text| url::form_urlencoded::parse(text.as_bytes()).into_owned().collect()),
+        ..Attributes::default()
+    }
+}
+
+/// Refuses locks: no bucket here has been made for them.
+pub(super) fn without_locks(headers: &HeaderMap) -> S3Result<()> {
+    match headers.keys().any(|name| name.as_str().starts_with("x-amz-object-lock-")) {
+        false => Ok(()),
+        true => Err(S3Error::with_message(
+            S3ErrorCode::InvalidRequest,
+            "Bucket is missing Object Lock Configuration",
+        )),
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -34,22 +35,49 @@ pub(super) fn open(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<O
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     if !WITHOUT_OPENAT2.load(Relaxed) {
         match openat2(root, if path.is_empty() { b"." } else { path }, flags, Mode::empty(), resolve) {
-            Err(Errno::NOSYS) => WITHOUT_OPENAT2.store(true, Relaxed),
+            Err(errno) if is_lacking(errno, || openat2(root, ".", OFlags::PATH, Mode::empty(), resolve)) => {
+                WITHOUT_OPENAT2.store(true, Relaxed);
+            }
             answer => return answer,
         }
     }
     open_by_steps(root, path, flags)
 }
 
+/// Whether an error means that there is no openat2. A sandbox (seccomp) says EPERM, which a file can also mean: then
+/// `probe`, which nothing but a sandbox refuses, tells.
+fn is_lacking(errno: Errno, probe: impl FnOnce() -> Result<OwnedFd>) -> bool {
+    errno == Errno::NOSYS || errno == Errno::PERM && matches!(probe(), Err(Errno::PERM | Errno::NOSYS))
+}
+
+/// Makes the names in a directory durable, on file systems that can (FUSE and CIFS often cannot).
+pub(super) fn sync_directory(directory: impl AsFd) -> Result<()> {
+    synced(fsync(directory))
+}
+
+fn synced(answer: Result<()>) -> Result<()> {
+    match answer {
+        Err(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(()),
+        answer => answer,
+    }
+}
+
 /// The same without openat2: one component after the other, none of which may be a link.
 fn open_by_steps(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd> {
     let (parent, name) = split(path.strip_suffix(b"/").unwrap_or(path));
     let name = if name.is_empty() { b"." } else { name };
-    if parent.is_empty() {
-        return openat(root, name, flags, Mode::empty());
+    let above;
+    let parent = if parent.is_empty() {
+        root
+    } else {
+        above = step(root, parent, None)?;
+        above.as_fd()
+    };
+    match openat(parent, name, flags, Mode::empty()) {
+        // What O_DIRECTORY and O_NOFOLLOW together say about a symbolic link.
+        Err(Errno::NOTDIR) if is_link(parent, name) => Err(Errno::LOOP),
+        answer => answer,
     }
-    let parent = step(root, parent, None)?;
-    openat(parent, name, flags, Mode::empty())
 }
 
 /// Opens the directory `path` and creates what is missing of it.
@@ -70,14 +98,13 @@ fn step(root: BorrowedFd<'_>, path: &[u8], create: Option<(Mode, bool)>) -> Resu
             (Err(Errno::NOENT), Some((mode, durable))) => {
                 match mkdirat(&current, name, mode) {
                     // Somebody else made it at the same moment, but may not have made it durable yet.
-                    Ok(()) | Err(Errno::EXIST) if durable => fsync(&current)?,
+                    Ok(()) | Err(Errno::EXIST) if durable => sync_directory(&current)?,
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error),
                 }
                 openat(&current, name, flags, Mode::empty())?
             }
-            // What O_DIRECTORY and O_NOFOLLOW together say about a symbolic link.
-            (Err(Errno::NOTDIR), _) if is_link(&current, name) => return Err(Errno::LOOP),
+            (Err(Errno::NOTDIR), _) if is_link(current.as_fd(), name) => return Err(Errno::LOOP),
             (answer, _) => answer?,
         };
         current = next;
@@ -85,7 +112,7 @@ fn step(root: BorrowedFd<'_>, path: &[u8], create: Option<(Mode, bool)>) -> Resu
     Ok(current)
 }
 
-fn is_link(directory: &OwnedFd, name: &[u8]) -> bool {
+fn is_link(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
     let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
     stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
@@ -96,7 +123,8 @@ pub(super) fn make_root(path: &Path, mode: Mode, durable: bool) -> Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
     std::fs::DirBuilder::new().recursive(true).mode(mode.as_raw_mode()).create(&path).map_err(from_std)?;
     for parent in missing.iter().filter(|_| durable).filter_map(|path| path.parent()) {
-        fsync(openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        sync_directory(openat(CWD, parent, flags, Mode::empty())?)?;
     }
     Ok(())
 }
@@ -217,7 +245,7 @@ impl Temporary {
             },
         };
         named.inspect_err(|_| discard(at, &own))?;
-        if durable { fsync(at) } else { Ok(()) }
+        if durable { sync_directory(at) } else { Ok(()) }
     }
 }
 
@@ -230,8 +258,34 @@ impl Drop for Temporary {
 }
 
 fn discard(directory: BorrowedFd<'_>, name: &[u8]) {
-    // If this fails, the file is swept by a later listing.
+    // If this fails, the file is swept by a later write.
     let _ = unlinkat(directory, name, AtFlags::empty());
+}
+
+/// A file that is being written is swept when nobody has touched it for so long.
+const ABANDONED: Duration = Duration::from_secs(24 * 3_600);
+
+/// Removes from a directory the remains of writes whose process died; that they cannot be removed harms nobody.
+pub(super) fn sweep(directory: BorrowedFd<'_>) {
+    let mut buffer = Vec::with_capacity(64 << 10);
+    // The descriptor's own position is left alone.
+    let Ok(directory) =
+        openat(directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    else {
+        return;
+    };
+    let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name();
+        if !name.to_bytes().starts_with(TEMPORARY) {
+            continue;
+        }
+        let Ok(stat) = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.try_into().unwrap_or(0));
+        if is_object(&stat) && modified.elapsed().is_ok_and(|age| age > ABANDONED) {
+            let _ = unlinkat(&directory, name, AtFlags::empty());
+        }
+    }
 }
 
 /// Removes `name` if it is a directory in which there are no files, however deep.
@@ -286,6 +340,32 @@ mod tests {
             );
         }
         assert_eq!(open(root.as_fd(), b"a/link/c", flags).map(drop), Err(Errno::LOOP));
+        for path in ["a/link/", "out/", "a/link/x/"] {
+            let flags = flags | OFlags::DIRECTORY;
+            assert_eq!(open(root.as_fd(), path.as_bytes(), flags).map(drop), Err(Errno::LOOP), "{path}");
+            assert_eq!(
+                open_by_steps(root.as_fd(), path.as_bytes(), flags).map(drop),
+                Err(Errno::LOOP),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sandbox_is_told_from_a_file_that_may_not_be_opened() {
+        let fine = || openat(CWD, "/", OFlags::PATH, Mode::empty());
+        assert!(is_lacking(Errno::NOSYS, || unreachable!()));
+        assert!(is_lacking(Errno::PERM, || Err(Errno::PERM)));
+        assert!(!is_lacking(Errno::PERM, fine));
+        assert!(!is_lacking(Errno::ACCESS, || unreachable!()));
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_sync_directories_is_no_failure() {
+        for errno in [Errno::INVAL, Errno::NOTSUP, Errno::NOSYS] {
+            assert_eq!(synced(Err(errno)), Ok(()));
+        }
+        assert_eq!(synced(Err(Errno::IO)), Err(Errno::IO));
     }
 
     #[test]
@@ -305,5 +385,22 @@ mod tests {
         assert_eq!(std::fs::read_to_string(directory.path().join("name")).unwrap(), "three!");
         drop(Temporary::create(root, mode).unwrap());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn remains_of_writes_are_swept_after_a_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let [old, new, other] =
+            [".cistern-tmp-1-2-3", ".cistern-tmp-1-2-4", "file"].map(|name| directory.path().join(name));
+        for path in [&old, &new, &other] {
+            std::fs::write(path, "").unwrap();
+        }
+        for path in [&old, &other] {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - ABANDONED - Duration::from_secs(60)).unwrap();
+        }
+        let root = openat(CWD, directory.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        sweep(root.as_fd());
+        assert_eq!((old.exists(), new.exists(), other.exists()), (false, true, true));
     }
 }

@@ -1,19 +1,15 @@
 //! Walks a directory in the order of whole keys, a bounded number of names at a time.
 
 use std::collections::BinaryHeap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, SystemTime};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, OFlags, RawDir, Stat, statat};
 use rustix::io::{Errno, Result};
 
 use super::files::{TEMPORARY, is_object, open};
 
 /// Names of one directory held at a time; a directory with more is read once per so many names.
 const WINDOW: usize = 1 << 16;
-
-/// A file that is being written is swept when nobody has touched it for so long.
-const ABANDONED: Duration = Duration::from_secs(24 * 3_600);
 
 /// A listing under way: the directories between the root and the place that was reached.
 pub(super) struct Walk {
@@ -113,6 +109,8 @@ impl Walk {
         level.more = false;
         let directory = match level.open(root) {
             Ok(directory) => directory,
+            // Whether objects lie behind the prefix is unknown, which an empty listing would deny.
+            Err(Errno::LOOP) if level.path.len() <= self.prefix.len() => return Err(Errno::LOOP),
             // Gone, or replaced by something that is no directory. The root itself has to be there.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !level.path.is_empty() => return Ok(()),
             // The prefix names what no file system can hold.
@@ -147,10 +145,7 @@ impl Walk {
             };
             match kind {
                 _ if name == b"." || name == b".." => continue,
-                FileType::RegularFile if name.starts_with(TEMPORARY) => {
-                    sweep(&directory, &name);
-                    continue;
-                }
+                FileType::RegularFile if name.starts_with(TEMPORARY) => continue,
                 FileType::RegularFile => {}
                 FileType::Directory => name.push(b'/'),
                 _ => continue,
@@ -198,17 +193,9 @@ impl Level {
     }
 }
 
-/// Removes the remains of a write whose process died; that it cannot be removed harms nobody.
-fn sweep(directory: &impl AsFd, name: &[u8]) {
-    let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
-    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_mtime.try_into().unwrap_or(0));
-    if modified.elapsed().is_ok_and(|age| age > ABANDONED) {
-        let _ = unlinkat(directory, name, AtFlags::empty());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::path::Path;
 
     use rustix::fs::{Mode, openat};
@@ -291,14 +278,27 @@ mod tests {
     }
 
     #[test]
-    fn unfinished_writes_are_not_listed_and_swept_after_a_day() {
+    fn unfinished_writes_are_not_listed_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let old = directory.path().join(".cistern-tmp-1-2-3");
-        let new = directory.path().join(".cistern-tmp-1-2-4");
         let file = std::fs::File::create(&old).unwrap();
-        file.set_modified(SystemTime::now() - ABANDONED - Duration::from_secs(60)).unwrap();
-        std::fs::write(&new, "").unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!(keys(directory.path(), "", None, 10), Vec::<String>::new());
-        assert_eq!((old.exists(), new.exists()), (false, true));
+        assert!(old.exists());
+    }
+
+    #[test]
+    fn a_link_on_the_way_of_the_prefix_is_no_empty_listing() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(directory.path().join("real/sub")).unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+        let root = openat(rustix::fs::CWD, directory.path(), OFlags::PATH, Mode::empty()).unwrap();
+        for prefix in ["link/", "link/x", "link/sub/", "link/not/there/"] {
+            let met = Walk::new(prefix.as_bytes(), None).next(root.as_fd()).map(drop);
+            assert_eq!(met.unwrap_err().0, Errno::LOOP, "{prefix}");
+        }
+        for prefix in ["", "link", "real/", "not/there/"] {
+            assert!(Walk::new(prefix.as_bytes(), None).next(root.as_fd()).unwrap().is_none(), "{prefix}");
+        }
     }
 }

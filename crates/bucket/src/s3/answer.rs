@@ -121,6 +121,12 @@ pub(crate) fn kind(status: StatusCode, code: &str, message: &str) -> ErrorKind {
         {
             CustomerKey
         }
+        // Locks on a bucket that has none.
+        "InvalidRequest" | "InvalidArgument"
+            if message.contains("Object Lock") || message.contains("ObjectLock") =>
+        {
+            Unsupported
+        }
         "EntityTooLarge"
         | "InvalidStorageClass"
         | "InvalidTag"
@@ -191,6 +197,8 @@ mod tests {
                 CustomerKey,
             ),
             (400, "InvalidRequest", "Something else", Invalid),
+            (400, "InvalidRequest", "Bucket is missing Object Lock Configuration", Unsupported),
+            (400, "InvalidRequest", "Bucket is missing ObjectLockConfiguration", Unsupported),
             (400, "KeyTooLongError", "", Unsupported),
             (400, "XMinioInvalidObjectName", "", Unsupported),
             (400, "EntityTooLarge", "", Unsupported),

@@ -3,11 +3,9 @@
 //! Values are text that goes over the wire as UTF-8. Stores differ in what they make of metadata that is not
 //! ASCII: Ceph and moto return it as it came; MinIO and AWS return RFC 2047 words, and AWS reads raw bytes as
 //! Latin-1 but decodes such words (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>).
-//! So AWS is sent words and the others UTF-8, and words that a store would make are decoded when they are read.
+//! So AWS is sent words and the others UTF-8 (but for white space beyond ASCII, which MinIO signs as a plain space), and words that a store would make are decoded when they are read.
 //! Only a literal word that somebody stored on a server which does not know them changes its spelling thereby,
 //! to the text that it stands for.
-
-use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -20,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::encode::percent;
-use crate::{Attributes, Entry, Key, Revision, Tags};
+use crate::{Attributes, Checksums, Entry, Key, Retention, Revision, Tags};
 
 const META: &str = "x-amz-meta-";
 const MISSING_META: HeaderName = HeaderName::from_static("x-amz-missing-meta");
@@ -30,6 +28,9 @@ const TAG_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
 const REDIRECT: HeaderName = HeaderName::from_static("x-amz-website-redirect-location");
 const ENCRYPTION: HeaderName = HeaderName::from_static("x-amz-server-side-encryption");
 const CUSTOMER_KEY: HeaderName = HeaderName::from_static("x-amz-server-side-encryption-customer-algorithm");
+const LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
+const LOCK_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
+const LEGAL_HOLD: HeaderName = HeaderName::from_static("x-amz-object-lock-legal-hold");
 const CHECKSUM_TYPE: HeaderName = HeaderName::from_static("x-amz-checksum-type");
 
 /// The attributes in the head of an answer.
@@ -55,6 +56,12 @@ pub(crate) fn read(headers: &HeaderMap) -> Attributes {
         class: text(&STORAGE_CLASS).filter(|class| class != "STANDARD"),
         ..Attributes::default()
     };
+    if let Some(mode) = text(&LOCK_MODE) {
+        let until = text(&LOCK_UNTIL).and_then(|until| until.trim().parse().ok());
+        attributes.retention = until.map(|until| Retention { mode, until });
+        unreadable += u32::from(attributes.retention.is_none());
+    }
+    attributes.legal_hold = headers.get(LEGAL_HOLD).is_some_and(|hold| hold == "ON");
     let number = |name: HeaderName| headers.get(name)?.to_str().ok()?.trim().parse::<u32>().ok();
     attributes.tag_count = number(TAG_COUNT);
     for (name, value) in headers {
@@ -111,9 +118,10 @@ fn http_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
 
-/// Checksums of the whole object. `md5_tags` says that the store's entity tags are MD5 sums where they look so.
-pub(crate) fn checksums(headers: &HeaderMap, md5_tags: bool) -> BTreeMap<&'static str, Bytes> {
-    let mut all = BTreeMap::new();
+/// Checksums of the whole object, by an answer about the whole object. What stands in the answer to a range can be
+/// that of the part of the upload which the range happens to be, so there only [`tag_checksum`] counts.
+pub(crate) fn checksums(headers: &HeaderMap) -> Checksums {
+    let mut all = tag_checksum(headers);
     // A composite checksum is one of the parts' checksums: nothing to compare contents with.
     if headers.get(CHECKSUM_TYPE).is_none_or(|kind| kind == "FULL_OBJECT") {
         let names: [(&'static str, &'static str, usize); 5] = [
@@ -131,8 +139,15 @@ pub(crate) fn checksums(headers: &HeaderMap, md5_tags: bool) -> BTreeMap<&'stati
             }
         }
     }
+    all
+}
+
+/// The checksum that the entity tag is: the MD5 of the whole object, unless it was put in parts or is encrypted with
+/// a managed key.
+pub(crate) fn tag_checksum(headers: &HeaderMap) -> Checksums {
+    let mut all = Checksums::new();
     let managed_key = headers.get(ENCRYPTION).is_some_and(|kind| kind.as_bytes().starts_with(b"aws:"));
-    if md5_tags && !managed_key && !headers.contains_key(CUSTOMER_KEY) {
+    if !managed_key && !headers.contains_key(CUSTOMER_KEY) {
         let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).map(unquoted).unwrap_or_default();
         if tag.len() == 32
             && let Ok(md5) = hex::decode(tag)
@@ -160,14 +175,24 @@ pub(crate) fn write(attributes: &Attributes, words: bool, headers: &mut HeaderMa
     ];
     for (name, value) in standard {
         if let Some(text) = value {
-            let value = value_of(name.as_str(), text, false)?;
+            let value = value_of(name.as_str(), text, false, false)?;
             headers.insert(name, value);
         }
+    }
+    // Stores refuse a time that is over, and it would lock nothing.
+    if let Some(Retention { mode, until }) =
+        attributes.retention.as_ref().filter(|r| r.until > Timestamp::now())
+    {
+        headers.insert(LOCK_MODE, value_of(LOCK_MODE.as_str(), mode, false, false)?);
+        headers.insert(LOCK_UNTIL, HeaderValue::try_from(until.to_string()).expect("a time is ASCII"));
+    }
+    if attributes.legal_hold {
+        headers.insert(LEGAL_HOLD, HeaderValue::from_static("ON"));
     }
     for (name, text) in &attributes.meta {
         let header = HeaderName::from_bytes(format!("{META}{name}").as_bytes())
             .map_err(|_| format!("no header can be named after metadata {name:?}"))?;
-        let value = value_of(name, text, words)?;
+        let value = value_of(name, text, true, words)?;
         headers.insert(header, value);
     }
     if let Some(tags) = attributes.tags.as_ref().filter(|tags| !tags.is_empty()) {
@@ -176,12 +201,20 @@ pub(crate) fn write(attributes: &Attributes, words: bool, headers: &mut HeaderMa
     Ok(())
 }
 
-fn value_of(name: &str, text: &str, words: bool) -> Result<HeaderValue, String> {
+/// White space beyond ASCII.
+pub(crate) fn odd_space(c: char) -> bool {
+    c.is_whitespace() && !c.is_ascii()
+}
+
+/// The value of a header; that of user metadata (`meta`) may be in words.
+fn value_of(name: &str, text: &str, meta: bool, words: bool) -> Result<HeaderValue, String> {
     // Space at the ends is not part of a header's value: it would be lost without a word.
     if text.trim_matches([' ', '\t']).len() != text.len() {
         return Err(format!("no header can hold the space around the value of {name:?}"));
     }
-    let value = if words && !text.is_ascii() {
+    // MinIO takes every white space of Unicode for a plain space when it checks a signature.
+    let folded = meta && text.contains(odd_space);
+    let value = if folded || (words && !text.is_ascii()) {
         HeaderValue::from_str(&format!("=?UTF-8?B?{}?=", BASE64.encode(text)))
     } else {
         HeaderValue::from_bytes(text.as_bytes())
@@ -247,6 +280,8 @@ fn tagging(tags: &Tags) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn headers(list: &[(&str, &[u8])]) -> HeaderMap {
@@ -265,6 +300,11 @@ mod tests {
             expires: Some("never mind".into()),
             website_redirect: Some("/other".into()),
             class: Some("GLACIER".into()),
+            retention: Some(Retention {
+                mode: "GOVERNANCE".into(),
+                until: "2125-01-02T03:04:05.678Z".parse().unwrap(),
+            }),
+            legal_hold: true,
             meta: [("owner", "Zoë  \u{1f600}"), ("empty", ""), ("word", "=?UTF-8?B?YQ==?="), ("t", "a\tb")]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
@@ -273,6 +313,12 @@ mod tests {
         let mut sent = HeaderMap::new();
         write(&attributes, false, &mut sent).unwrap();
         assert_eq!(read(&sent), attributes);
+        let odd =
+            Attributes { meta: [("o".into(), "10.30\u{202f}PM".into())].into(), ..Attributes::default() };
+        let mut sent = HeaderMap::new();
+        write(&odd, false, &mut sent).unwrap();
+        assert!(sent["x-amz-meta-o"].to_str().unwrap().starts_with("=?UTF-8?B?"));
+        assert_eq!(read(&sent), odd);
         let mut sent = HeaderMap::new();
         write(&attributes, true, &mut sent).unwrap();
         assert_eq!(sent["x-amz-meta-owner"], "=?UTF-8?B?Wm/DqyAg8J+YgA==?=");
@@ -327,6 +373,24 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_is_over_is_not_written_and_one_without_an_end_is_counted() {
+        let until = |until: &str| {
+            let retention = Retention { mode: "COMPLIANCE".into(), until: until.parse().unwrap() };
+            let attributes = Attributes { retention: Some(retention), ..Attributes::default() };
+            let mut sent = HeaderMap::new();
+            write(&attributes, false, &mut sent).unwrap();
+            sent.len()
+        };
+        assert_eq!([until("2020-01-01T00:00:00Z"), until("2125-01-01T00:00:00Z")], [0, 2]);
+        let odd = read(&headers(&[
+            ("x-amz-object-lock-mode", b"GOVERNANCE"),
+            ("x-amz-object-lock-retain-until-date", b"soon"),
+            ("x-amz-object-lock-legal-hold", b"OFF"),
+        ]));
+        assert_eq!((odd.retention, odd.legal_hold, odd.missing_meta), (None, false, 1));
+    }
+
+    #[test]
     fn metadata_that_cannot_be_read_is_counted() {
         let attributes = read(&headers(&[
             ("x-amz-missing-meta", b"2"),
@@ -371,9 +435,9 @@ mod tests {
             (&[md5, ("x-amz-server-side-encryption-customer-algorithm", b"AES256")], &[]),
         ];
         for (list, expected) in table {
-            let found = checksums(&headers(list), true);
+            let found = checksums(&headers(list));
             assert_eq!(found.keys().copied().collect::<Vec<_>>(), expected, "{list:?}");
         }
-        assert!(checksums(&headers(&[md5]), false).is_empty());
+        assert_eq!(tag_checksum(&headers(&[md5, crc])).keys().copied().collect::<Vec<_>>(), ["md5"]);
     }
 }

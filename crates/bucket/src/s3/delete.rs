@@ -1,6 +1,6 @@
 //! Deleting objects, one by one or a thousand at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use base64::Engine as _;
@@ -10,7 +10,7 @@ use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::xml::{Node, can_hold, escape, walk};
-use super::{Ask, Inner, answer};
+use super::{Ask, Failure, Inner, answer};
 use crate::{DeleteOutcome, Error, ErrorKind, Key, Result, Verb, checksum};
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
@@ -78,22 +78,33 @@ async fn batch(inner: &Inner, keys: &[Key], indices: Vec<usize>) -> Vec<(usize, 
 
     let mut tries = inner.tries();
     let errors = loop {
-        let failure = match inner.attempt_whole(&ask).await {
+        let failure: Failure = match inner.attempt_whole(&ask).await {
             Ok(answer) => match parse(&answer.body) {
                 Ok(errors) => break errors,
                 Err(what) => inner.error(ErrorKind::BadAnswer, Verb::Delete, None).detail(what).into(),
             },
             Err(failure) => failure,
         };
+        let unknown = is_unknown(&failure);
         if let Err(error) = tries.again(failure).await {
+            if unknown {
+                inner.takes_batches.store(false, Relaxed);
+                return Vec::new();
+            }
             return failed(inner, keys, &indices, &error);
         }
     };
-    let mut refused: HashMap<&[u8], &Refused> = errors.iter().map(|e| (e.key.as_bytes(), e)).collect();
+    let refused: HashMap<&[u8], &Refused> = errors.iter().map(|e| (e.key.as_bytes(), e)).collect();
+    let named: HashSet<&[u8]> = indices.iter().map(|&index| keys[index].as_bytes()).collect();
+    if refused.keys().any(|key| !named.contains(key)) {
+        // Errors about keys that nobody named: none of the results can be trusted.
+        return Vec::new();
+    }
     let mut results = Vec::with_capacity(indices.len());
     for &index in &indices {
         let key = &keys[index];
-        let result = match refused.remove(key.as_bytes()) {
+        // A key may be named more than once.
+        let result = match refused.get(key.as_bytes()) {
             None => Ok(()),
             Some(error) => {
                 let kind = answer::kind(StatusCode::INTERNAL_SERVER_ERROR, &error.code, &error.message);
@@ -110,11 +121,15 @@ async fn batch(inner: &Inner, keys: &[Key], indices: Vec<usize>) -> Vec<(usize, 
         };
         results.push((index, result));
     }
-    if !refused.is_empty() {
-        // Errors about keys that nobody named: none of the results can be trusted.
-        return Vec::new();
-    }
     results
+}
+
+/// Whether the store says that it does not delete in batches at all.
+fn is_unknown(failure: &Failure) -> bool {
+    match failure.code.as_str() {
+        "" => matches!(failure.status.map(|status| status.as_u16()), Some(405 | 501)),
+        code => matches!(code, "MethodNotAllowed" | "NotImplemented"),
+    }
 }
 
 /// The outcome of a batch that failed as a whole.
@@ -127,12 +142,8 @@ fn failed(inner: &Inner, keys: &[Key], indices: &[usize], error: &Error) -> Vec<
         indices.iter().map(with).collect()
     };
     match error.kind {
-        ErrorKind::Unsupported => {
-            inner.takes_batches.store(false, Relaxed);
-            Vec::new()
-        }
         // One key that the store does not like spoils the request: each is tried by itself.
-        ErrorKind::Invalid => Vec::new(),
+        ErrorKind::Invalid | ErrorKind::Unsupported => Vec::new(),
         kind => each(kind),
     }
 }

@@ -2,8 +2,10 @@
 
 use http::{HeaderMap, StatusCode};
 
-use super::{answer, attributes, delete, read};
-use crate::{Attributes, Entry, ErrorKind, Key, Tags};
+use std::time::{Duration, SystemTime};
+
+use super::{answer, attributes, delete, list, read, write};
+use crate::{Attributes, Entry, ErrorKind, Key, Tags, credentials, transport};
 
 pub fn error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> (ErrorKind, String) {
     let refusal = answer::refusal(status, headers, body);
@@ -20,7 +22,7 @@ pub fn deletion(xml: &[u8]) -> Result<Vec<Key>, String> {
 }
 
 pub fn entry(headers: &HeaderMap) -> Result<Entry, String> {
-    attributes::checksums(headers, true);
+    attributes::checksums(headers);
     attributes::entry(&Key::from("key"), 0, headers, None)
 }
 
@@ -32,4 +34,34 @@ pub fn headers(of: &Attributes) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     attributes::write(of, false, &mut headers)?;
     Ok(headers)
+}
+
+/// Whether the answer of a token service, and of a service of the machine, holds a key.
+pub fn credentials(answer: &[u8]) -> [bool; 2] {
+    credentials::read_key(answer)
+}
+
+/// What an answer to a begun upload, a completed one and a copy is looked at for.
+pub fn fields(xml: &[u8]) -> [Result<String, String>; 4] {
+    let roots = [
+        ["InitiateMultipartUploadResult", "UploadId"],
+        ["CompleteMultipartUploadResult", "ETag"],
+        ["CopyObjectResult", "ETag"],
+        ["CopyPartResult", "ETag"],
+    ];
+    roots.map(|wanted| write::find_field(xml, wanted))
+}
+
+/// First byte, end and size.
+pub fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
+    read::content_range(headers)
+}
+
+/// A token of ours, read and written again.
+pub fn list_token(text: &str) -> Option<String> {
+    list::rewritten(text)
+}
+
+pub fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
+    transport::retry_after(value, now)
 }

@@ -1,6 +1,7 @@
 //! Listings: pages asked for, decoded and checked before anybody relies on them.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering::Relaxed;
 
 use http::Method;
 use jiff::Timestamp;
@@ -15,6 +16,8 @@ use crate::{Entry, ErrorKind, Key, ListRequest, Page, Result, Revision, Verb};
 const PAGE: u32 = 1_000;
 /// A page of 1,000 keys of 1,024 bytes, every byte escaped twice, is about 8 MB.
 const MAX_ANSWER: usize = 16 << 20;
+/// Longest token of a store, in bytes: it goes into a request line, where every byte may become three.
+const MAX_TOKEN: usize = 8 << 10;
 
 /// Asks for one page.
 pub(super) async fn page(inner: &Inner, request: &ListRequest) -> Result<Page> {
@@ -33,7 +36,8 @@ pub(super) async fn page(inner: &Inner, request: &ListRequest) -> Result<Page> {
         query.push('&');
     }
     query.push_str("encoding-type=url&list-type=2&max-keys=");
-    query.push_str(&request.limit.unwrap_or(PAGE).min(PAGE).to_string());
+    let limit = request.limit.unwrap_or(PAGE).min(PAGE);
+    query.push_str(&limit.to_string());
     query.push_str("&prefix=");
     percent(request.prefix.as_bytes(), false, &mut query);
     if let (None, Some(after)) = (&place, &request.after) {
@@ -49,7 +53,7 @@ pub(super) async fn page(inner: &Inner, request: &ListRequest) -> Result<Page> {
     let mut tries = inner.tries();
     let answer = loop {
         let failure = match inner.attempt_whole(&ask).await {
-            Ok(answer) => match parse(&answer.body) {
+            Ok(answer) => match parse(&answer.body, limit as usize) {
                 Ok(parsed) => break parsed,
                 Err(what) => error(ErrorKind::BadAnswer, &what).into(),
             },
@@ -57,31 +61,54 @@ pub(super) async fn page(inner: &Inner, request: &ListRequest) -> Result<Page> {
         };
         tries.again(failure).await?;
     };
-    let after = place.as_ref().map(|place| &place.last).or(request.after.as_ref());
-    check(answer, &request.prefix, after, place.as_ref().map(|place| place.continuation))
-        .map_err(|what| error(ErrorKind::BadAnswer, &what))
+    let bounds = match &place {
+        Some(place) => Bounds {
+            floor: Some(&place.floor),
+            last: Some(&place.last),
+            asked_with: Some(place.continuation),
+        },
+        None => Bounds { floor: request.after.as_ref(), ..Bounds::default() },
+    };
+    let (page, dropped) =
+        check(answer, &request.prefix, bounds).map_err(|what| error(ErrorKind::BadAnswer, &what))?;
+    if dropped && place.is_none() {
+        // The store begins at the beginning wherever it is told to begin.
+        inner.takes_start_after.store(false, Relaxed);
+    }
+    Ok(page)
 }
 
-/// Where the next page begins: the store's token, and the last key that was seen, so that pages which
-/// overlap are noticed.
+/// Where the next page begins: the store's token; the last key that was seen, so that pages which overlap are
+/// noticed; and the key behind which the listing was to begin, for stores that do not.
 struct Token<'a> {
     last: Key,
+    floor: Key,
     continuation: &'a str,
 }
 
 impl<'a> Token<'a> {
     fn parse(text: &'a str) -> Option<Self> {
-        let (last, continuation) = text.split_once(' ')?;
-        Some(Token { last: Key::new(decode(last)), continuation })
+        let (last, rest) = text.split_once(' ')?;
+        let (floor, continuation) = rest.split_once(' ')?;
+        Some(Token { last: Key::new(decode(last)), floor: Key::new(decode(floor)), continuation })
     }
 
-    fn write(last: &Key, continuation: &str) -> String {
+    fn write(last: &Key, floor: &Key, continuation: &str) -> String {
         let mut text = String::new();
         percent(last.as_bytes(), false, &mut text);
+        text.push(' ');
+        percent(floor.as_bytes(), false, &mut text);
         text.push(' ');
         text.push_str(continuation);
         text
     }
+}
+
+/// Reads a token and writes it again, for fuzzing.
+#[doc(hidden)]
+pub(super) fn rewritten(text: &str) -> Option<String> {
+    let token = Token::parse(text)?;
+    Some(Token::write(&token.last, &token.floor, token.continuation))
 }
 
 /// A page as the store wrote it.
@@ -90,9 +117,11 @@ struct Parsed {
     entries: Vec<Entry>,
     truncated: bool,
     next: Option<String>,
+    /// There are more entries than were asked for; they were not read.
+    overfull: bool,
 }
 
-fn parse(xml: &[u8]) -> Result<Parsed, String> {
+fn parse(xml: &[u8], limit: usize) -> Result<Parsed, String> {
     #[derive(Default)]
     struct Item<'i> {
         key: Option<Cow<'i, str>>,
@@ -107,7 +136,8 @@ fn parse(xml: &[u8]) -> Result<Parsed, String> {
     let mut next = None;
     let mut count = None;
     let mut url = false;
-    walk(xml, |node| {
+    let mut overfull = false;
+    let walked = walk(xml, |node| {
         match node {
             Node::Leaf { path: ["ListBucketResult", "Contents", name], text } => match *name {
                 "Key" => item.key = Some(text),
@@ -121,6 +151,10 @@ fn parse(xml: &[u8]) -> Result<Parsed, String> {
                 }
                 _ => {}
             },
+            Node::End { path: ["ListBucketResult", "Contents"] } if items.len() == limit => {
+                overfull = true;
+                return Err("too many entries".into());
+            }
             Node::End { path: ["ListBucketResult", "Contents"] } => {
                 let Item { key: Some(key), size: Some(size), modified: Some(modified), etag, class } =
                     std::mem::take(&mut item)
@@ -151,7 +185,11 @@ fn parse(xml: &[u8]) -> Result<Parsed, String> {
             _ => {}
         }
         Ok(())
-    })?;
+    });
+    if overfull {
+        return Ok(Parsed { overfull, ..Parsed::default() });
+    }
+    walked?;
     if count.is_some_and(|count| count > items.len()) {
         return Err("the listing has fewer entries than it says".into());
     }
@@ -165,17 +203,27 @@ fn parse(xml: &[u8]) -> Result<Parsed, String> {
         .collect();
     // A page that does not say whether it is the last proves nothing.
     let truncated = truncated.ok_or("the listing does not say whether it is complete")?;
-    Ok(Parsed { entries, truncated, next })
+    Ok(Parsed { entries, truncated, next, overfull })
 }
 
-/// Makes a page of what the store wrote, if it is what was asked for.
-fn check(
-    parsed: Parsed,
-    prefix: &Key,
-    after: Option<&Key>,
-    asked_with: Option<&str>,
-) -> Result<Page, String> {
-    let mut last = after;
+/// What a page is measured by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bounds<'a> {
+    /// Only keys behind this are wanted.
+    floor: Option<&'a Key>,
+    /// Only keys behind this can come.
+    last: Option<&'a Key>,
+    /// The store's token that the page was asked for with.
+    asked_with: Option<&'a str>,
+}
+
+/// Makes a page of what the store wrote, if it is what was asked for; and says whether entries had to be dropped
+/// because the store does not begin where it is told to.
+fn check(mut parsed: Parsed, prefix: &Key, bounds: Bounds<'_>) -> Result<(Page, bool), String> {
+    if parsed.overfull {
+        return Err("the listing has more entries than were asked for".into());
+    }
+    let Bounds { floor, mut last, asked_with } = bounds;
     for Entry { key, .. } in &parsed.entries {
         if !key.as_bytes().starts_with(prefix.as_bytes()) {
             return Err(format!("listed outside the prefix: {key}"));
@@ -187,21 +235,30 @@ fn check(
     }
     let next = match (parsed.truncated, parsed.next) {
         (false, _) => None,
+        (true, Some(next)) if next.len() > MAX_TOKEN => {
+            return Err("the listing goes on at a token of more than 8 KiB".into());
+        }
         (true, Some(next)) if !next.is_empty() => {
             if parsed.entries.is_empty() && asked_with == Some(&*next) {
                 return Err("the listing does not move on".into());
             }
-            Some(Token::write(last.unwrap_or(&Key::default()), &next))
+            let start = Key::default();
+            Some(Token::write(last.unwrap_or(&start), floor.unwrap_or(&start), &next))
         }
         (true, _) => return Err("the listing goes on but does not say where".into()),
     };
-    Ok(Page { entries: parsed.entries, next })
+    let before = parsed.entries.len();
+    if let Some(floor) = floor {
+        parsed.entries.retain(|entry| entry.key > *floor);
+    }
+    let dropped = parsed.entries.len() < before;
+    Ok((Page { entries: parsed.entries, next }, dropped))
 }
 
 /// Parses a page, for fuzzing: must neither panic nor take more memory than a small multiple of the input.
 #[doc(hidden)]
 pub fn parse_listing(xml: &[u8]) -> std::result::Result<Page, String> {
-    check(parse(xml)?, &Key::default(), None, None)
+    Ok(check(parse(xml, PAGE as usize)?, &Key::default(), Bounds::default())?.0)
 }
 
 #[cfg(test)]
@@ -222,7 +279,9 @@ mod tests {
     const END: &str = "<IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>";
 
     fn page(xml: &str, prefix: &str, after: Option<&str>) -> Result<Page, String> {
-        check(parse(xml.as_bytes())?, &prefix.into(), after.map(Key::from).as_ref(), Some("t"))
+        let last = after.map(Key::from);
+        let bounds = Bounds { floor: None, last: last.as_ref(), asked_with: Some("t") };
+        Ok(check(parse(xml.as_bytes(), 3)?, &prefix.into(), bounds)?.0)
     }
 
     #[test]
@@ -243,6 +302,7 @@ mod tests {
     #[test]
     fn a_page_that_proves_nothing_is_an_error() {
         let truncated = "<IsTruncated>true</IsTruncated>";
+        let long = "t".repeat(MAX_TOKEN + 1);
         let table = [
             (listing(&["b", "a"], END), "", None, "out of order"),
             (listing(&["a", "a"], END), "", None, "twice"),
@@ -250,6 +310,13 @@ mod tests {
             (listing(&["a"], END), "b", None, "outside the prefix"),
             (listing(&["a"], ""), "", None, "whether it is complete"),
             (listing(&["a"], truncated), "", None, "does not say where"),
+            (listing(&["a", "b", "c", "d"], END), "", None, "more entries"),
+            (
+                listing(&["a"], &format!("{truncated}<NextContinuationToken>{long}</NextContinuationToken>")),
+                "",
+                None,
+                "8 KiB",
+            ),
             (
                 listing(&[], &format!("{truncated}<NextContinuationToken>t</NextContinuationToken>")),
                 "",
@@ -282,13 +349,14 @@ mod tests {
         let text = first.next.unwrap();
         let token = Token::parse(&text).unwrap();
         assert_eq!((&token.last, token.continuation), (&Key::from("b c"), "a b+/="));
-        let overlap = check(
-            parse(listing(&["b c", "d"], END).as_bytes()).unwrap(),
-            &Key::default(),
-            Some(&token.last),
-            Some(token.continuation),
-        );
-        assert!(overlap.unwrap_err().contains("twice"));
+        let parsed = || parse(listing(&["b c", "d"], END).as_bytes(), 3).unwrap();
+        let bounds = Bounds { floor: None, last: Some(&token.last), asked_with: Some(token.continuation) };
+        assert!(check(parsed(), &Key::default(), bounds).unwrap_err().contains("twice"));
+        // A store that did not begin behind the floor: what lies before it is left out.
+        let (page, dropped) =
+            check(parsed(), &Key::default(), Bounds { floor: Some(&"c".into()), ..Bounds::default() })
+                .unwrap();
+        assert_eq!((page.entries.len(), &page.entries[0].key, dropped), (1, &Key::from("d"), true));
     }
 
     proptest! {

@@ -18,6 +18,9 @@ pub(crate) struct Place {
     pub(crate) region: Box<str>,
     /// Whether the server is AWS, whose host names follow from bucket and region.
     pub(crate) aws: bool,
+    /// Whether AWS itself answers, be it through an endpoint of another form: metadata that is not ASCII goes to it
+    /// as RFC 2047 words.
+    pub(crate) words: bool,
     bucket: Box<str>,
     style: Style,
 }
@@ -68,6 +71,7 @@ impl Place {
             base,
             region: region.into(),
             aws: true,
+            words: true,
             bucket: bucket.into(),
             style,
         })
@@ -95,6 +99,7 @@ impl Place {
             }
             Style::Auto | Style::Path => format!("{path}/{bucket}/"),
         };
+        let words = host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn");
         if let Some(port) = url.port() {
             host.push_str(&format!(":{port}"));
         }
@@ -105,6 +110,7 @@ impl Place {
             base,
             region: region.into(),
             aws: false,
+            words,
             bucket: bucket.into(),
             style: config.style,
         })
@@ -216,6 +222,23 @@ mod tests {
             assert_eq!(format!("{}://{}{}", place.scheme, place.authority, place.base), expected);
             assert_eq!(place.host, place.authority.as_str());
             assert_eq!(&*place.region, expected_region);
+        }
+    }
+
+    #[test]
+    fn every_way_to_aws_is_sent_words() {
+        for (endpoint, expected) in [
+            ("https://s3.eu-west-3.amazonaws.com", true),
+            ("https://s3.dualstack.eu-west-3.amazonaws.com", true),
+            ("https://s3-fips.us-gov-west-1.amazonaws.com", true),
+            ("https://bucket.vpce-1a2b3c.s3.eu-west-1.vpce.amazonaws.com", true),
+            ("https://s3-accelerate.amazonaws.com:443/", true),
+            ("http://s3.cn-north-1.amazonaws.com.cn:80", true),
+            ("https://amazonaws.com.evil.org", false),
+            ("https://notamazonaws.com", false),
+            ("http://127.0.0.1:9000", false),
+        ] {
+            assert_eq!(place(Some(endpoint), "b", None, Style::Auto).unwrap().words, expected, "{endpoint}");
         }
     }
 

@@ -16,6 +16,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::attributes::odd_space;
+
 /// The SHA-256 of nothing.
 pub(crate) const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 /// In place of a hash, over TLS: the contents are covered by a checksum of their own.
@@ -107,7 +109,7 @@ impl Signer {
         let unsigned = [ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, USER_AGENT];
         let mut signed: Vec<(&str, &HeaderValue)> = headers
             .iter()
-            .filter(|(name, _)| !unsigned.contains(name))
+            .filter(|(name, value)| !unsigned.contains(name) && is_signable(name, value))
             .map(|(name, value)| (name.as_str(), value))
             .collect();
         signed.sort_by_key(|(name, _)| *name);
@@ -179,15 +181,23 @@ impl Signer {
     }
 }
 
-/// Appends a value as it is signed: without spaces at its ends, and one for each run of spaces inside.
+/// Whether both sides make the same of a value. White space beyond ASCII is folded by some (MinIO) and kept by
+/// others; headers of the protocol have to be signed, those of HTTP (`content-disposition`) need not be.
+fn is_signable(name: &HeaderName, value: &HeaderValue) -> bool {
+    name.as_str().starts_with("x-amz-")
+        || !std::str::from_utf8(value.as_bytes()).is_ok_and(|text| text.contains(odd_space))
+}
+
+/// Appends a value as it is signed: without white space at its ends, and one space for each run of it inside.
 fn push_trimmed(out: &mut Vec<u8>, value: &[u8]) {
-    let value = value.trim_ascii();
     let mut space = false;
-    for &byte in value {
-        if !(byte == b' ' && space) {
-            out.push(byte);
+    for &byte in value.trim_ascii() {
+        match byte {
+            b' ' | b'\t' if space => {}
+            b' ' | b'\t' => out.push(b' '),
+            other => out.push(other),
         }
-        space = byte == b' ';
+        space = matches!(byte, b' ' | b'\t');
     }
 }
 
@@ -294,8 +304,8 @@ mod tests {
     #[test]
     fn values_are_trimmed_as_the_store_trims_them() {
         let mut out = Vec::new();
-        push_trimmed(&mut out, b"  a   \"b  c\"\xc3\xa9  ");
-        assert_eq!(out, b"a \"b c\"\xc3\xa9");
+        push_trimmed(&mut out, b"  a \t \"b  c\"\t\xc3\xa9  ");
+        assert_eq!(out, b"a \"b c\" \xc3\xa9");
     }
 
     #[test]

@@ -41,6 +41,8 @@ const METADATA_DIRECTIVE: HeaderName = HeaderName::from_static("x-amz-metadata-d
 const WITH_CRC: &str = "crc32c:";
 /// Bodies above this are hashed away from the threads that serve connections.
 const HASH_INLINE: usize = 256 * 1024;
+/// Longest name of an upload, in bytes: it goes into a request line, where every byte may become three.
+const MAX_UPLOAD_ID: usize = 8 << 10;
 /// Part numbers, by the protocol.
 const MAX_PARTS: u64 = 10_000;
 /// Parts of a large copy; the store copies a part of 1 GiB in seconds.
@@ -102,7 +104,7 @@ fn size(body: &[Bytes]) -> u64 {
 /// The headers that an object is created with.
 fn object_headers(inner: &Inner, verb: Verb, key: &Key, of: &Attributes) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
-    match attributes::write(of, inner.place().aws, &mut headers) {
+    match attributes::write(of, inner.place().words, &mut headers) {
         Ok(()) => Ok(headers),
         Err(what) => Err(inner.error(ErrorKind::Unsupported, verb, Some(key)).detail(what)),
     }
@@ -110,6 +112,13 @@ fn object_headers(inner: &Inner, verb: Verb, key: &Key, of: &Attributes) -> Resu
 
 fn too_large(inner: &Inner, verb: Verb, key: &Key) -> Error {
     inner.error(ErrorKind::Unsupported, verb, Some(key)).detail("more than 5 GiB in one piece")
+}
+
+/// Whether a checksum goes along: over TLS where no hash is signed, and where nothing is signed at all.
+fn takes_crc(inner: &Inner, has_hash: bool) -> bool {
+    let signed = !inner.provider.is_anonymous();
+    let covered = signed && (has_hash || !inner.place().https());
+    !covered && inner.takes_checksums.load(Relaxed)
 }
 
 /// Writes a whole object.
@@ -122,7 +131,7 @@ pub(super) async fn put(inner: &Inner, key: &Key, body: &[Bytes], options: &PutO
     let mut tries = inner.tries();
     loop {
         // Built anew for each try: a refusal may have taught what to leave out.
-        let crc = options.sha256.is_none() && inner.place().https() && inner.takes_checksums.load(Relaxed);
+        let crc = takes_crc(inner, options.sha256.is_some());
         let create_only = options.create_only && inner.takes_create_only.load(Relaxed);
         let mut ask = Ask::new(Verb::Put, Method::PUT, Some(key));
         ask.headers = headers.clone();
@@ -175,22 +184,23 @@ fn field(
         let status = http::StatusCode::INTERNAL_SERVER_ERROR;
         let kind = answer::kind(status, &body.code, &body.message);
         let failed = error(kind, &format!("{}: {}", body.code, body.message));
-        return Err(Failure { error: failed, code: body.code, repaired: false });
+        return Err(Failure { error: failed, code: body.code, status: None, repaired: false });
     }
+    find_field(&answer.body, wanted).map_err(|what| error(ErrorKind::BadAnswer, &what).into())
+}
+
+/// The text of a leaf below the expected root.
+pub(super) fn find_field(xml: &[u8], wanted: [&str; 2]) -> Result<String, String> {
     let mut found = None;
-    let read = walk(&answer.body, |node| {
+    walk(xml, |node| {
         if let Node::Leaf { path: [root, name], text } = node
             && [*root, *name] == wanted
         {
             found = Some(text.into_owned());
         }
         Ok(())
-    });
-    match (read, found) {
-        (Ok(()), Some(text)) if !text.is_empty() => Ok(text),
-        (Err(what), _) => Err(error(ErrorKind::BadAnswer, &what).into()),
-        _ => Err(error(ErrorKind::BadAnswer, &format!("the answer has no {}", wanted[1])).into()),
-    }
+    })?;
+    found.filter(|text| !text.is_empty()).ok_or_else(|| format!("the answer has no {}", wanted[1]))
 }
 
 /// Begins an upload in parts.
@@ -205,7 +215,7 @@ async fn begin_with(inner: &Inner, key: &Key, of: &Attributes, checksums: bool) 
         let mut ask = Ask::new(Verb::Multipart, Method::POST, Some(key));
         ask.query = "uploads=";
         ask.headers = headers.clone();
-        if checksums && inner.place().https() && inner.takes_checksums.load(Relaxed) {
+        if checksums && takes_crc(inner, false) {
             ask.headers.insert(CHECKSUM_ALGORITHM, HeaderValue::from_static("CRC32C"));
         }
         let answer = match inner.attempt_whole(&ask).await {
@@ -219,6 +229,10 @@ async fn begin_with(inner: &Inner, key: &Key, of: &Attributes, checksums: bool) 
             Err(failure) => Err(failure),
         };
         match answer {
+            Ok(id) if id.len() > MAX_UPLOAD_ID => {
+                let error = inner.error(ErrorKind::BadAnswer, Verb::Multipart, Some(key));
+                return Err(error.detail("the name of the upload is longer than 8 KiB"));
+            }
             Ok(id) => return Ok(Upload { key: key.clone(), id }),
             Err(failure) => tries.again(failure).await?,
         }
@@ -369,7 +383,7 @@ pub(super) async fn abort(inner: &Inner, upload: &Upload) -> Result<()> {
 
 /// Copies an object with everything that it carries.
 pub(super) async fn copy(inner: &Inner, from: &Key, to: &Key) -> Result<Put> {
-    // Size, class and redirection are asked for first: the store copies neither of the latter by itself, and
+    // Size, class, redirection and locks are asked for first: the store copies none of the latter by itself, and
     // beyond a size nothing.
     let (entry, attributes) =
         super::read::head(inner, from).await.map_err(|e| Error { verb: Verb::Copy, ..e })?;
@@ -388,6 +402,8 @@ pub(super) async fn copy(inner: &Inner, from: &Key, to: &Key) -> Result<Put> {
         Attributes {
             class: attributes.class,
             website_redirect: attributes.website_redirect,
+            retention: attributes.retention,
+            legal_hold: attributes.legal_hold,
             ..Attributes::default()
         }
     };

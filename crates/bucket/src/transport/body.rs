@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::limit::Pace;
 
@@ -24,9 +24,30 @@ pub(crate) struct RequestBody {
     /// Index of the piece that goes next.
     at: usize,
     left: u64,
-    sent: Option<Arc<AtomicU64>>,
+    progress: Option<Arc<Progress>>,
     pace: Option<Arc<Pace>>,
     pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// How far a body got.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    sent: AtomicU64,
+    /// Until when our own limits held, or hold, the body back.
+    paused: Mutex<Option<Instant>>,
+}
+
+impl Progress {
+    /// Bytes that were handed to the connection.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    /// Whether our own limits held the body back at that time or later.
+    pub(crate) fn was_paused_since(&self, began: Instant) -> bool {
+        let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        paused.is_some_and(|until| until > began)
+    }
 }
 
 impl RequestBody {
@@ -39,15 +60,15 @@ impl RequestBody {
         RequestBody {
             pieces: pieces.to_vec(),
             left,
-            sent: Some(Arc::default()),
+            progress: Some(Arc::default()),
             pace,
             ..RequestBody::default()
         }
     }
 
-    /// Counts the bytes that were handed to the connection; `None` for an empty body.
-    pub(crate) fn sent(&self) -> Option<Arc<AtomicU64>> {
-        self.sent.clone()
+    /// Shows how far the body got; `None` for an empty one.
+    pub(crate) fn progress(&self) -> Option<Arc<Progress>> {
+        self.progress.clone()
     }
 }
 
@@ -71,11 +92,12 @@ impl Body for RequestBody {
         let slice = piece.split_to(piece.len().min(SLICE));
         let length = slice.len() as u64;
         this.left -= length;
-        if let Some(sent) = &this.sent {
-            sent.fetch_add(length, Relaxed);
-        }
+        let progress = this.progress.get_or_insert_default();
+        progress.sent.fetch_add(length, Relaxed);
         if let Some(pace) = &this.pace {
-            this.pause = Some(Box::pin(tokio::time::sleep_until(pace.book(length))));
+            let until = pace.book(length);
+            *progress.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+            this.pause = Some(Box::pin(tokio::time::sleep_until(until)));
         }
         Poll::Ready(Some(Ok(Frame::data(slice))))
     }
@@ -103,11 +125,11 @@ mod tests {
             Bytes::from_static(b"c"),
         ];
         let body = RequestBody::new(&pieces, None);
-        let sent = body.sent().unwrap();
+        let progress = body.progress().unwrap();
         assert_eq!(body.size_hint().exact(), Some(SLICE as u64 + 4));
         let all = body.collect().await.unwrap().to_bytes();
         assert_eq!(all, pieces.concat());
-        assert_eq!(sent.load(Relaxed), SLICE as u64 + 4);
+        assert_eq!(progress.sent(), SLICE as u64 + 4);
         assert!(RequestBody::new(&[Bytes::new()], None).is_end_stream());
     }
 }

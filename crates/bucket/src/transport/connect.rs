@@ -129,6 +129,8 @@ impl Connector {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        // A host of several addresses, of which one is dead: they share the time.
+        tcp.set_connect_timeout(Some(timeout));
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         Connector {
             tcp,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub struct Limits {
     /// Requests per second; `None` is no limit.
     pub requests_per_second: Option<f64>,
-    /// Bytes of bodies per second, both directions together; `None` is no limit.
+    /// Bytes of contents per second, both directions together; `None` is no limit.
     pub bytes_per_second: Option<u64>,
     /// Requests under way at most, up to the first byte of their answer (a body that is being read does
     /// not count, so that a reader may hold as many as it likes). Halved when the store asks for less, and

@@ -17,7 +17,7 @@ pub struct RetryPolicy {
     pub base_delay: Duration,
     /// No pause of our own choice is longer; a `Retry-After` of the store may be.
     pub max_delay: Duration,
-    /// No further try begins after this time.
+    /// No further try begins so long after the first failure.
     pub total: Duration,
 }
 
@@ -61,14 +61,15 @@ const TRIES_UNKNOWN: u32 = 6;
 #[derive(Debug)]
 pub(crate) struct Retry {
     policy: RetryPolicy,
-    started: Instant,
+    /// When the first try failed: how long it took says nothing about whether another is worthwhile.
+    failing: Option<Instant>,
     tries: u32,
 }
 
 impl Retry {
-    /// Tries under `policy`, beginning now.
+    /// Tries under `policy`.
     pub(crate) fn new(policy: RetryPolicy) -> Self {
-        Retry { policy, started: Instant::now(), tries: 0 }
+        Retry { policy, failing: None, tries: 0 }
     }
 
     /// How many tries have failed.
@@ -84,8 +85,8 @@ impl Retry {
             return Err(error);
         }
         let random = rand::rng().random();
-        let Some(pause) = self.policy.pause(self.tries, self.started.elapsed(), error.retry_after, random)
-        else {
+        let failing = self.failing.get_or_insert_with(Instant::now).elapsed();
+        let Some(pause) = self.policy.pause(self.tries, failing, error.retry_after, random) else {
             return Err(error);
         };
         tracing::debug!(%error, tries = self.tries, pause_ms = pause.as_millis() as u64, "request tried again");

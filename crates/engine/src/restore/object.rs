@@ -119,11 +119,13 @@ impl Store {
     ) -> cistern_bucket::Result<T> {
         let mut error = match write(options.clone()).await {
             Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => error,
+            // Locks have permissions of their own.
+            Err(error) if error.kind == ErrorKind::Denied && has_locks(&options.attributes) => error,
             result => return result,
         };
         let mut fewer = options.clone();
         let mut lost = Vec::new();
-        for step in [without_class, without_tags, without_any] {
+        for step in [without_locks, without_class, without_tags, without_any] {
             let Some(what) = step(&mut fewer.attributes) else { continue };
             lost.push(what);
             match write(fewer.clone()).await {
@@ -170,6 +172,16 @@ impl Store {
         self.meter.done(size);
         self.meter.current(|| key.to_string());
     }
+}
+
+fn has_locks(attributes: &Attributes) -> bool {
+    attributes.retention.is_some() || attributes.legal_hold
+}
+
+fn without_locks(attributes: &mut Attributes) -> Option<&'static str> {
+    let had = has_locks(attributes);
+    (attributes.retention, attributes.legal_hold) = (None, false);
+    had.then_some("locks")
 }
 
 fn without_class(attributes: &mut Attributes) -> Option<&'static str> {

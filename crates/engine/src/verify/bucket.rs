@@ -285,6 +285,9 @@ fn different(then: &Attributes, now: &Attributes) -> Option<String> {
         ("contentLanguage", then.content_language == now.content_language),
         ("expires", then.expires == now.expires),
         ("websiteRedirect", then.website_redirect == now.website_redirect),
+        // Whoever may not read a lock sees none, and one that ran out is gone.
+        ("retention", then.retention.is_none() || now.retention.is_none() || then.retention == now.retention),
+        ("legalHold", then.legal_hold == now.legal_hold),
         ("meta", then.meta == now.meta),
     ];
     let names: Vec<&str> = fields.iter().filter(|(_, equal)| !equal).map(|(name, _)| *name).collect();

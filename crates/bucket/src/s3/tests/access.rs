@@ -199,7 +199,7 @@ async fn a_token_file_is_exchanged_for_a_key_and_read_again_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chain_takes_the_first_that_yields_and_else_tells_of_the_first() {
+async fn a_chain_takes_the_first_that_is_there_and_else_tells_where_it_looked() {
     let missing = Credentials::WebIdentity {
         role_arn: "r".into(),
         token_file: "/nonexistent/token".into(),
@@ -211,15 +211,123 @@ async fn a_chain_takes_the_first_that_yields_and_else_tells_of_the_first() {
     world.bucket.delete(&"k".into()).await.unwrap();
     assert!(world.seen()[0].header("authorization").unwrap().contains("AKIA3"));
 
-    for (sources, part) in [
-        (vec![], "no credentials"),
-        (vec![missing, Credentials::InstanceMetadata { endpoint: None }], "/nonexistent/token"),
+    for (sources, parts) in [
+        (vec![], &["no credentials were given"][..]),
+        (
+            vec![missing, Credentials::InstanceMetadata { endpoint: None }],
+            &["no credentials were given", "/nonexistent/token", "instance's metadata"],
+        ),
     ] {
         let world = World::with(on_aws(Credentials::Chain(sources)), |_, _| answer(403, &[], ""));
         let error = world.bucket.probe().await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Denied);
-        assert!(error.to_string().contains(part), "{error}");
+        for part in parts {
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_does_not_make_the_next_one_speak() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "token").unwrap();
+    let ours = Credentials::WebIdentity {
+        role_arn: "r".into(),
+        token_file: file.path().into(),
+        session_name: "s".into(),
+        sts_endpoint: None,
+    };
+    let sts = "sts.us-east-1.amazonaws.com";
+    let chain = Credentials::Chain(vec![ours.clone(), Credentials::fixed("AKIANODE", "s")]);
+    // From the beginning.
+    for (status, kind) in [(500, ErrorKind::Unreachable), (403, ErrorKind::Denied)] {
+        let world = World::with(on_aws(chain.clone()), move |_, seen| {
+            assert_eq!(seen.header("host"), Some(sts), "somebody else asks");
+            answer(status, &[], "<ErrorResponse/>")
+        });
+        assert_eq!(world.bucket.delete(&"k".into()).await.unwrap_err().kind, kind);
+    }
+    // And when the key is to be renewed; even if the token file went away.
+    for gone in [false, true] {
+        let world = World::with(on_aws(chain.clone()), move |n, seen| match seen.header("host") {
+            Some(host) if host == sts && n == 0 => answer(
+                200,
+                &[],
+                "<R><Credentials><AccessKeyId>AKIAPOD</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
+                 </Credentials></R>",
+            ),
+            Some(host) if host == sts => answer(500, &[], "<ErrorResponse/>"),
+            _ if n == 1 => answer(204, &[], ""),
+            _ => {
+                assert!(seen.header("authorization").unwrap().contains("AKIAPOD"), "somebody else asks");
+                error(400, "ExpiredToken")
+            }
+        });
+        world.bucket.delete(&"k".into()).await.unwrap();
+        if gone {
+            std::fs::remove_file(file.path()).unwrap();
+        }
+        let kind = world.bucket.delete(&"k".into()).await.unwrap_err().kind;
+        assert_eq!(kind, if gone { ErrorKind::Denied } else { ErrorKind::Unreachable });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_service_that_is_busy_is_asked_again_and_slows_nothing_down() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "token").unwrap();
+    let ours = Credentials::WebIdentity {
+        role_arn: "r".into(),
+        token_file: file.path().into(),
+        session_name: "s".into(),
+        sts_endpoint: None,
+    };
+    let mut config = on_aws(ours);
+    // The only turn belongs to the request that needs the key.
+    config.limits.max_concurrency = 1;
+    let world = World::with(config, |n, seen| match (n, seen.header("host")) {
+        (0, _) => answer(
+            400,
+            &[],
+            "<ErrorResponse><Error><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>",
+        ),
+        (1, _) => answer(503, &[], ""),
+        (2, _) => answer(
+            200,
+            &[],
+            "<R><Credentials><AccessKeyId>A</AccessKeyId><SecretAccessKey>s</SecretAccessKey></Credentials></R>",
+        ),
+        _ => answer(204, &[], ""),
+    });
+    world.bucket.delete(&"k".into()).await.unwrap();
+    assert_eq!((world.seen().len(), world.counts().throttled), (4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_key_that_expired_is_not_tried_again() {
+    for credentials in [Credentials::fixed("a", "s"), Credentials::Chain(vec![Credentials::fixed("a", "s")])]
+    {
+        let world = World::with(on_aws(credentials), |_, _| error(400, "ExpiredToken"));
+        assert_eq!(world.bucket.delete(&"k".into()).await.unwrap_err().kind, ErrorKind::Denied);
+        assert_eq!(world.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn only_the_key_that_was_used_is_forgotten() {
+    let uri = "http://127.0.0.1/key".parse().unwrap();
+    let world = World::with(on_aws(Credentials::Container { uri, authorization: None }), |_, _| {
+        answer(200, &[], key_json(3_600))
+    });
+    let inner = &world.bucket.inner;
+    let signer = || inner.provider.signer(&inner.transport, "r", Timestamp::now());
+    let old = signer().await.unwrap().unwrap();
+    assert!(inner.provider.forget(&old));
+    let new = signer().await.unwrap().unwrap();
+    // Another request hears only now that the old key has expired.
+    assert!(inner.provider.forget(&old));
+    assert!(Arc::ptr_eq(&new, &signer().await.unwrap().unwrap()));
+    assert_eq!(world.seen().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

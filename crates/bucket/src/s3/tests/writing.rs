@@ -477,3 +477,67 @@ async fn a_bucket_is_created_in_its_region_if_it_is_missing() {
     let world = World::new(|_, _| error(403, "AccessDenied"));
     assert_eq!(world.bucket.create().await.unwrap_err().kind, ErrorKind::Denied);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_limit_is_no_stall_and_a_long_body_gets_another_try() {
+    let mut config = S3Config::new("b");
+    config.endpoint = Some("http://store".parse().unwrap());
+    // 64 KiB take longer than any time-out.
+    config.limits.bytes_per_second = Some(64);
+    let world =
+        World::with(config, |n, _| if n == 0 { Reply::Cut(Vec::new()) } else { answer(200, &[TAG], "") });
+    let started = tokio::time::Instant::now();
+    let body = [Bytes::from(vec![7; 3 * 64 * 1024])];
+    world.bucket.put(&KEY.into(), &body, &PutOptions::default()).await.unwrap();
+    assert!(started.elapsed().as_secs() > 4_000, "{:?}", started.elapsed());
+    assert_eq!(world.seen().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_signs_goes_with_a_checksum() {
+    let mut config = S3Config::new("b");
+    config.endpoint = Some("http://store".parse().unwrap());
+    let world = World::with(config, |_, seen| match seen.line.starts_with("POST") {
+        true => answer(200, &[("x-amz-checksum-algorithm", "CRC32C")], BEGUN),
+        false => answer(200, &[TAG], ""),
+    });
+    let known = PutOptions { sha256: Some([7; 32]), ..PutOptions::default() };
+    for options in [PutOptions::default(), known] {
+        world.bucket.put(&KEY.into(), &pieces(), &options).await.unwrap();
+        assert_eq!(world.seen().last().unwrap().header("x-amz-checksum-crc32c"), Some("4waSgw=="));
+    }
+    let upload = world.bucket.begin_upload(&KEY.into(), &PutOptions::default()).await.unwrap();
+    world.bucket.upload_part(&upload, 1, &pieces()).await.unwrap();
+    assert_eq!(world.seen().last().unwrap().header("x-amz-checksum-crc32c"), Some("4waSgw=="));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_named_twice_has_one_fate() {
+    let world = World::new(|_, _| {
+        let xml =
+            "<DeleteResult><Error><Key>a</Key><Code>AccessDenied</Code><Message/></Error></DeleteResult>";
+        answer(200, &[], xml)
+    });
+    let outcomes = world.bucket.delete_many(&["a".into(), "b".into(), "a".into()]).await;
+    let denied: Vec<bool> = outcomes.iter().map(|o| o.result.is_err()).collect();
+    assert_eq!((denied, world.seen().len()), (vec![true, false, true], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_store_that_knows_no_batches_is_spared_them() {
+    for (status, code, spared) in
+        [(501, "NotImplemented", true), (405, "", true), (400, "KeyTooLongError", false), (413, "", false)]
+    {
+        let world = World::new(move |_, seen| match seen.line.starts_with("POST") {
+            true if code.is_empty() => answer(status, &[], ""),
+            true => error(status, code),
+            false => answer(204, &[], ""),
+        });
+        let keys = ["a".into(), "b".into()];
+        for _ in 0..2 {
+            assert!(world.bucket.delete_many(&keys).await.iter().all(|outcome| outcome.result.is_ok()));
+        }
+        let batches = world.lines().iter().filter(|line| line.starts_with("POST")).count();
+        assert_eq!(batches, if spared { 1 } else { 2 }, "{status} {code}");
+    }
+}
