@@ -15,6 +15,10 @@ pub const RUN_TAG: &str = "run:";
 pub const PARTS_TAG: &str = "parts:";
 /// Tag of the snapshots of a run that could not read everything.
 pub const INCOMPLETE_TAG: &str = "incomplete";
+/// Tag of the snapshots of a run that left something out: by its selection, because it could not be read or was gone,
+/// or by itself (the repository within the source, other file systems). What such a snapshot does not hold may well
+/// be in the source.
+pub const PARTIAL_TAG: &str = "partial";
 
 /// The snapshots of one run of a backup.
 #[derive(Clone, Debug, PartialEq)]

@@ -196,6 +196,8 @@ async fn a_selection_leaves_objects_out() {
     );
     assert_eq!(bucket.ledger().snapshot().since(&before).count(Verb::Get), 1);
     assert_eq!(report.parts[0].proof.keys, 4, "the proof is about the listing");
+    assert_eq!(world.part(&report.snapshots[0]).await.excluded, 3);
+    assert_eq!(world.snapshots().await[0].1.tags, ["partial"]);
     let again = world.backup(&some).await.unwrap();
     assert_eq!(counts(&again), [1, 0, 0, 1, 0]);
 }
@@ -467,4 +469,5 @@ async fn what_cannot_be_read_is_named_and_the_rest_is_kept() {
     skip.on_unreadable = OnUnreadable::Skip;
     let report = world.backup(&skip).await.unwrap();
     assert_eq!((report.exceptions.total(), report.objects_unchanged), (3, 2));
+    assert_eq!(world.snapshots().await[1].1.tags, ["partial"]);
 }

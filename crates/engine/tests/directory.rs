@@ -184,7 +184,10 @@ async fn a_snapshot_says_what_it_is_of_and_what_the_run_did() {
     let snapshot = disk.snapshot(&report.snapshots[0]).await;
     assert_eq!(snapshot.paths, [disk.source().to_str().unwrap()]);
     assert_eq!((&*snapshot.hostname, &*snapshot.username), ("test", "tester"));
-    assert_eq!((snapshot.tags, snapshot.excludes), (vec!["x".to_owned()], vec!["*.tmp".to_owned()]));
+    assert_eq!(
+        (snapshot.tags, snapshot.excludes),
+        (["x", "partial"].map(String::from).to_vec(), vec!["*.tmp".to_owned()])
+    );
     assert!(snapshot.program_version.starts_with("cistern "));
     let summary = snapshot.summary.unwrap();
     let depth = disk.source().components().count() as u64 - 1;
@@ -336,6 +339,8 @@ async fn includes_size_and_time_choose_files_and_leave_no_empty_way() {
     let found = disk.contents(&report.snapshots[0]).await;
     let found: Vec<_> = found.keys().map(|k| std::str::from_utf8(k).unwrap()).collect();
     assert_eq!(found, ["a/x.bin", "a/x.txt", "b/deep/y.txt", "top.txt"]);
+    assert_eq!(disk.snapshot(&report.snapshots[0]).await.tags, ["partial"]);
+    assert!(disk.snapshot(&disk.backup().await.snapshots[0]).await.tags.is_empty());
     let tree = disk.source_tree(&report.snapshots[0]).await;
     let repository = disk.open().await;
     let reader = repository.reader(repository.index().await.unwrap());
@@ -354,6 +359,7 @@ async fn the_repository_inside_the_source_is_left_out() {
         let reader = repository.reader(repository.index().await.unwrap());
         let tree = reader.tree(&node.subtree.unwrap()).await.unwrap();
         assert!(tree.get(b"source").is_some() && tree.get(b"repository").is_none());
+        assert_eq!(disk.snapshot(&report.snapshots[0]).await.tags, ["partial"]);
     }
     let itself = disk.task(|task| task.source = cistern_bucket::Address::Directory(disk.repository_path()));
     assert_eq!(disk.run(&itself).await.unwrap_err().class(), Class::Invalid);
@@ -572,7 +578,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_saved() {
             assert_eq!(sorted, expected);
             assert_eq!(disk.contents(&report.snapshots[0]).await.into_keys().collect::<Vec<_>>(), [b"good"]);
             let tags = disk.snapshot(&report.snapshots[0]).await.tags;
-            assert_eq!(tags, ["incomplete"], "so that it is not taken for the latest good one");
+            assert_eq!(tags, ["incomplete", "partial"], "so that it is not taken for the latest good one");
             // restic saves the same.
             let output =
                 disk.restic(&[OsStr::new("backup"), disk.source().as_os_str(), OsStr::new("--json")]);
@@ -585,7 +591,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_saved() {
             let skip = disk.task(|task| task.on_unreadable = OnUnreadable::Skip);
             let report = disk.run(&skip).await.unwrap();
             assert_eq!(report.exceptions.total(), 4);
-            assert!(disk.snapshot(&report.snapshots[0]).await.tags.is_empty());
+            assert_eq!(disk.snapshot(&report.snapshots[0]).await.tags, ["partial"]);
             for path in ["dir", "passable"] {
                 chmod(path, 0o700);
             }

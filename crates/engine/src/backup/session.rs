@@ -17,10 +17,10 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::parent::{Parent, choose};
-use crate::snapshots::{INCOMPLETE_TAG, PARTS_TAG, RUN_TAG};
+use crate::snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG};
 use crate::{
     Access, Backup, BackupReport, Cx, Error, Exception, ExceptionKind, Exceptions, Meter, Note, OnUnreadable,
-    Part, Phase, Progress, Result, Role, Stored,
+    Part, Phase, Progress, Result, Role, Selection, Stored,
 };
 
 /// How often [`Progress::status`] is called.
@@ -67,6 +67,8 @@ pub(crate) struct Counts {
     pub vanished: AtomicU64,
     /// Bytes of contents that were read from the source.
     pub bytes_read: AtomicU64,
+    /// Things that the source holds and that were left out without anybody having asked for exactly that.
+    pub left_out: AtomicU64,
 }
 
 impl Counts {
@@ -111,6 +113,15 @@ impl Tally {
         self.dirs_unchanged += other.dirs_unchanged;
         self.bytes += other.bytes;
     }
+}
+
+/// What the snapshots of a run say of it in tags.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    /// Objects could not be read, and that was not accepted.
+    incomplete: bool,
+    /// Something that the source holds may not be there.
+    partial: bool,
 }
 
 /// A part that is ready to become a snapshot.
@@ -237,12 +248,19 @@ impl Session {
         self.meter.enter(Phase::Sealing);
         let unreadable = self.exceptions.unreadable();
         let incomplete = unreadable > 0 && self.task.on_unreadable == OnUnreadable::Fail;
+        let marks = Marks {
+            incomplete,
+            partial: unreadable > 0
+                || self.task.selection != Selection::default()
+                || self.counts.vanished.load(Relaxed) > 0
+                || self.counts.left_out.load(Relaxed) > 0,
+        };
         let mut report = self.report(&parts);
         let unchanged = self.task.skip_if_unchanged && parts.iter().all(|p| p.parent_tree == Some(p.tree));
         if let Some(writer) = self.writer.take() {
             let finished = self.seal(writer, |stats| match unchanged {
                 true => Vec::new(),
-                false => self.drafts(&parts, incomplete, stats),
+                false => self.drafts(&parts, marks, stats),
             });
             let finished = finished.await?;
             report.stored = Stored {
@@ -342,7 +360,7 @@ impl Session {
 
     /// One snapshot per part. What the run as a whole stored stands in the last one: blobs are shared
     /// between the parts, and readers add summaries up.
-    fn drafts(&self, parts: &[Sealed], incomplete: bool, stats: &WriterStats) -> Vec<Snapshot> {
+    fn drafts(&self, parts: &[Sealed], marks: Marks, stats: &WriterStats) -> Vec<Snapshot> {
         let end = Timestamp::now();
         let draft = |(i, part): (usize, &Sealed)| {
             let mut tags = self.task.tags.clone();
@@ -351,8 +369,11 @@ impl Session {
                 tags.push(format!("{RUN_TAG}{}", self.run));
                 tags.push(format!("{PARTS_TAG}{}", parts.len()));
             }
-            if incomplete {
+            if marks.incomplete {
                 tags.push(INCOMPLETE_TAG.into());
+            }
+            if marks.partial {
+                tags.push(PARTIAL_TAG.into());
             }
             let mut summary = Summary {
                 backup_start: self.started.into(),

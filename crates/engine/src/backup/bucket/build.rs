@@ -106,11 +106,13 @@ struct Sum {
     splits: Splits,
     tally: Tally,
     exceptions: u64,
+    excluded: u64,
 }
 
 impl Sum {
     fn new() -> Self {
-        Sum { evidence: Evidence::new(), splits: Splits::new(), tally: Tally::default(), exceptions: 0 }
+        let tally = Tally::default();
+        Sum { evidence: Evidence::new(), splits: Splits::new(), tally, exceptions: 0, excluded: 0 }
     }
 }
 
@@ -182,7 +184,10 @@ impl Builder {
             self.trail = trail;
         }
         match fate {
-            Fate::Excluded => self.advance(below, &entry, false),
+            Fate::Excluded => {
+                self.advance(below, &entry, false);
+                self.add(|sum| sum.excluded += 1);
+            }
             Fate::Same { place, side } => {
                 self.enter(below).await?;
                 self.advance(below, &entry, true);
@@ -445,6 +450,7 @@ impl Builder {
             proof: self.sum.evidence.proof(),
             proven: true,
             exceptions: self.sum.exceptions,
+            excluded: self.sum.excluded,
             splits: self.sum.splits.clone().finish(),
         };
         let past = self.past().cloned();

@@ -369,11 +369,13 @@ impl<'a> Walker<'a> {
             && on != only
             && !(kind == NodeKind::Dir && frame.device == only)
         {
+            Counts::add(&walk.counts.left_out, 1);
             return Ok(());
         }
         let mut passage = false;
         if kind == NodeKind::Dir {
             if walk.skip.contains(&(on, inode(&stat))) {
+                Counts::add(&walk.counts.left_out, 1);
                 tracing::info!(path = %Key::new(walk.absolute(&path())), "left out, as it holds the repository or its cache");
                 return Ok(());
             }
