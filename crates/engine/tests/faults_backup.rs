@@ -152,6 +152,8 @@ struct Meddler {
     inner: Arc<Memory>,
     plan: Mutex<BTreeMap<Key, (u32, What)>>,
     writes: AtomicU64,
+    /// The listing after which the next one panics.
+    panic_after: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +166,12 @@ enum What {
 impl Meddler {
     fn new(inner: Arc<Memory>, plan: &[(&str, u32, What)]) -> Arc<Self> {
         let plan = plan.iter().map(|(key, times, what)| (Key::from(*key), (*times, *what))).collect();
-        Arc::new(Meddler { inner, plan: Mutex::new(plan), writes: AtomicU64::new(0) })
+        Arc::new(Meddler {
+            inner,
+            plan: Mutex::new(plan),
+            writes: AtomicU64::new(0),
+            panic_after: AtomicU64::new(u64::MAX),
+        })
     }
 
     fn meddle(&self, key: &Key) {
@@ -205,6 +212,7 @@ impl Bucket for Meddler {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Page> {
+        assert_ne!(self.panic_after.fetch_sub(1, Relaxed), 0, "as if there were a bug");
         self.inner.list(request).await
     }
 
@@ -294,6 +302,39 @@ async fn many_vanished_objects_are_an_error() {
     let error = world.backup(&task()).await.expect_err("3 of 20");
     assert!(error.class() == cistern_bucket::Class::NotFound, "{error}");
     assert_eq!(world.snapshots().await.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_that_falls_silent_has_not_come_to_its_end() {
+    let bucket = Arc::new(Memory::new("s3://orders").page_size(5));
+    (0..20).for_each(|i| bucket.insert(format!("{i:02}"), "x", Attributes::default()));
+    let meddler = Meddler::new(bucket, &[]);
+    let world = World::new(meddler.clone()).await;
+    for after in 0..4 {
+        meddler.panic_after.store(after, Relaxed);
+        let error = world.backup(&task()).await.expect_err("the listing broke off");
+        assert!(matches!(error, Error::Broken(_)), "{error}");
+        assert_eq!(world.snapshots().await.len(), 0);
+    }
+    meddler.panic_after.store(u64::MAX, Relaxed);
+    assert_eq!(world.backup(&task()).await.unwrap().objects_listed, 20);
+}
+
+#[tokio::test]
+async fn a_damaged_earlier_run_is_no_parent_and_still_guards() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    (0..10).for_each(|i| bucket.insert(format!("{i}"), "x", Attributes::default()));
+    let repository = Arc::new(Memory::new("s3://repository"));
+    let world = World::with(bucket.clone(), repository.clone()).await;
+    world.backup(&task()).await.unwrap();
+    for pack in repository.keys().iter().filter(|key| key.as_bytes().starts_with(b"data/")) {
+        assert!(repository.corrupt(pack, |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1)));
+    }
+    let report = world.backup(&task()).await.unwrap();
+    assert_eq!((report.objects_new, report.objects_unchanged, report.parent), (10, 0, None));
+    (0..6).for_each(|i| drop(bucket.remove(&Key::from(format!("{i}")))));
+    let error = world.backup(&task()).await.expect_err("six of ten are gone");
+    assert!(matches!(error, Error::SourceShrunk { before: 10, now: 4, .. }), "{error}");
 }
 
 #[tokio::test]

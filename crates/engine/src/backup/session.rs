@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cistern_bucket::{Address, Bucket, LedgerSnapshot, Prefixed};
+use cistern_bucket::{Address, Bucket, Key, LedgerSnapshot, Prefixed};
 use cistern_repository::{
     Finished, Id, Index, Lock, LockKind, Reader, Repository, Snapshot, Summary, Time, Writer, WriterStats,
 };
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use crate::parent::{Parent, choose};
-use crate::snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG};
+use crate::parent::{Parent, baseline, choose};
+use crate::snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG, runs};
 use crate::{
     Access, Backup, BackupReport, Cx, Error, Exception, ExceptionKind, Exceptions, Meter, Note, OnUnreadable,
     Part, Phase, Progress, Result, Role, Selection, Stored,
@@ -199,8 +199,8 @@ impl Session {
         })
     }
 
-    /// The run to compare with: the task's explicit parent, else the newest of the same host and `root`
-    /// path, else the newest of the same path (rules.md 1.9); none if the task says `force`.
+    /// The run to compare with: the task's explicit parent, else the newest of the same `root` path (rules.md 1.9);
+    /// none if the task says `force`.
     ///
     /// # Errors
     /// The explicit parent does not exist or is ambiguous.
@@ -208,8 +208,8 @@ impl Session {
         let parent = match self.task.force {
             true => None,
             false => {
-                let until = self.task.time.map_or((i64::MAX, 0), |time| Time::from(time).instant());
-                choose(&self.snapshots, self.task.parent.as_deref(), &self.task.host, root, until)?
+                let explicit = self.task.parent.as_deref();
+                choose(&self.snapshots, explicit, &self.task.host, root, self.until())?
             }
         };
         self.cx.progress.note(Note::Info(match &parent {
@@ -217,6 +217,16 @@ impl Session {
             None => "there is no earlier snapshot of this source: everything is read".into(),
         }));
         Ok(parent)
+    }
+
+    /// The run that tells how much the source held: not always the parent, and there also if the task says `force`.
+    pub fn baseline(&self, root: &str) -> Option<Parent> {
+        baseline(&self.snapshots, &self.task.host, root, self.until())
+    }
+
+    /// Nothing newer is compared with.
+    fn until(&self) -> (i64, u32) {
+        self.task.time.map_or((i64::MAX, 0), |time| Time::from(time).instant())
     }
 
     /// Time of the snapshots.
@@ -256,7 +266,7 @@ impl Session {
                 || self.counts.left_out.load(Relaxed) > 0,
         };
         let mut report = self.report(&parts);
-        let unchanged = self.task.skip_if_unchanged && parts.iter().all(|p| p.parent_tree == Some(p.tree));
+        let unchanged = self.task.skip_if_unchanged && self.is_unchanged(&parts, marks);
         if let Some(writer) = self.writer.take() {
             let finished = self.seal(writer, |stats| match unchanged {
                 true => Vec::new(),
@@ -330,6 +340,20 @@ impl Session {
         if let Some(writer) = self.writer.take() {
             writer.abort().await;
         }
+    }
+
+    /// Whether a run that succeeded holds the same already, and says the same of it.
+    fn is_unchanged(&self, parts: &[Sealed], marks: Marks) -> bool {
+        let Some(parent) = parts.iter().find_map(|part| part.parent) else { return false };
+        let mut runs = runs(&self.snapshots).into_iter();
+        let Some(run) = runs.find(|run| run.parts.iter().any(|(id, _)| *id == parent)) else { return false };
+        let says_the_same =
+            |snapshot: &Snapshot| snapshot.tags.iter().any(|tag| tag == PARTIAL_TAG) == marks.partial;
+        !marks.incomplete
+            && run.succeeded()
+            && run.parts.len() == parts.len()
+            && run.parts.iter().all(|(_, snapshot)| says_the_same(snapshot))
+            && parts.iter().all(|part| part.parent_tree == Some(part.tree))
     }
 
     fn report(&self, parts: &[Sealed]) -> BackupReport {
@@ -448,14 +472,19 @@ pub async fn repository_bucket(address: &Address, access: &dyn Access) -> Result
     let bucket = access.bucket(address, Role::Repository).await.map_err(cistern_repository::Error::from)?;
     Ok(match address {
         Address::S3 { prefix, .. } if !prefix.is_empty() => {
-            let mut folder = prefix.as_bytes().to_vec();
-            if !folder.ends_with(b"/") {
-                folder.push(b'/');
-            }
-            Arc::new(Prefixed::new(bucket, folder))
+            Arc::new(Prefixed::new(bucket, folder_of(prefix)))
         }
         _ => bucket,
     })
+}
+
+/// What the keys of a repository begin with.
+pub(crate) fn folder_of(prefix: &Key) -> Vec<u8> {
+    let mut folder = prefix.as_bytes().to_vec();
+    if !folder.is_empty() && !folder.ends_with(b"/") {
+        folder.push(b'/');
+    }
+    folder
 }
 
 /// Gathers exceptions from all threads, and tells each one at once.
