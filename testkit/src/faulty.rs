@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use cistern_bucket::{
-    Attributes, Body, Bucket, Capabilities, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions, Key,
-    Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Tags, Upload, Verb,
+    Attributes, Body, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get,
+    GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload,
+    Verb,
 };
 use futures::{StreamExt, stream};
 
@@ -238,6 +239,10 @@ impl Bucket for Faulty {
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         let (get, fault) = self.run((Verb::Get, false, key), self.inner.get(key, options)).await?;
         Ok(Get { body: self.spoil(key, get.body, fault), ..get })
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        self.read(Verb::Head, key, self.inner.checksums(key, revision)).await
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {

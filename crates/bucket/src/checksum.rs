@@ -1,12 +1,13 @@
 //! Checksums that stores keep or ask for, and a check of contents against the cheapest one at hand.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
 use md5::{Digest as _, Md5};
+
+use crate::Checksums;
 
 /// The names under which checksums appear in [`Get::checksums`](crate::Get::checksums), cheapest first.
 /// The order is that of measured speed: the CRCs take a hundredth of the time of MD5.
@@ -39,13 +40,13 @@ pub(crate) fn md5(pieces: &[Bytes]) -> [u8; 16] {
     md5.finalize().into()
 }
 
-/// Compares contents that pass by with one checksum that the store gave.
+/// Compares contents that pass by with one checksum that the store gave. The contents are those of the whole object,
+/// in order, whether they came in one answer or in ranges.
 ///
 /// ```
-/// use std::collections::BTreeMap;
-/// use cistern_bucket::Verifier;
+/// use cistern_bucket::{Checksums, Verifier};
 ///
-/// let given = BTreeMap::from([("crc32c", bytes::Bytes::from_static(&[0xe3, 0x06, 0x92, 0x83]))]);
+/// let given = Checksums::from([("crc32c", bytes::Bytes::from_static(&[0xe3, 0x06, 0x92, 0x83]))]);
 /// let mut verifier = Verifier::new(&given).expect("CRC-32C is known");
 /// verifier.update(b"12345");
 /// verifier.update(b"6789");
@@ -71,7 +72,7 @@ impl fmt::Debug for Verifier {
 
 impl Verifier {
     /// Begins with the cheapest of the given checksums; `None` if none of them is known here.
-    pub fn new(checksums: &BTreeMap<&'static str, Bytes>) -> Option<Self> {
+    pub fn new(checksums: &Checksums) -> Option<Self> {
         BY_COST.into_iter().find_map(|name| {
             let expected = checksums.get(name)?.clone();
             let crc = |algorithm, width| State::Crc(Box::new(Crc::new(algorithm)), width);
@@ -126,7 +127,7 @@ mod tests {
         ];
         assert_eq!(table.map(|(name, _)| name), BY_COST);
         for (name, value) in table {
-            let given = BTreeMap::from([(name, Bytes::from(hex::decode(value).unwrap()))]);
+            let given = Checksums::from([(name, Bytes::from(hex::decode(value).unwrap()))]);
             for (pieces, right) in [(["1234", "56789"], true), (["1234", "56780"], false)] {
                 let mut verifier = Verifier::new(&given).unwrap();
                 assert_eq!(verifier.algorithm(), name);
@@ -136,7 +137,7 @@ mod tests {
                 assert_eq!(verifier.finish(), right, "{name} {pieces:?}");
             }
         }
-        assert!(Verifier::new(&BTreeMap::from([("sha1", Bytes::new())])).is_none());
+        assert!(Verifier::new(&Checksums::from([("sha1", Bytes::new())])).is_none());
     }
 
     #[test]

@@ -37,6 +37,6 @@ pub use s3::{S3, S3Config, Style};
 pub use s3::{fuzzing, parse_listing};
 pub use transport::{Limits, RetryPolicy, Timeouts};
 pub use verbs::{
-    Body, Bucket, Capabilities, DeleteOutcome, Get, GetOptions, ListRequest, Page, PartId, Put, PutOptions,
-    Upload,
+    Body, Bucket, Capabilities, Checksums, DeleteOutcome, Get, GetOptions, ListRequest, Page, PartId, Put,
+    PutOptions, Upload,
 };

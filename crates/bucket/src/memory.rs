@@ -11,8 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 use md5::{Digest, Md5};
 
 use crate::{
-    Attributes, Body, Bucket, Capabilities, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions, Key,
-    Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
+    Attributes, Body, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get,
+    GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload,
+    Verb,
 };
 
 /// Keys of one batch deletion, and entries of one page, as on S3.
@@ -394,6 +395,25 @@ impl Object {
         Attributes { tags: None, tag_count: Some(count), ..self.attributes.clone() }
     }
 
+    fn is_in(&self, wanted: Option<&Revision>) -> bool {
+        match wanted {
+            None | Some(Revision::Unknown) => true,
+            Some(wanted) => wanted.etag() == Some(&*self.etag),
+        }
+    }
+
+    fn checksums(&self) -> Checksums {
+        let mut checksums = Checksums::new();
+        if let Some(sum) = self.sha256 {
+            checksums.insert("sha256", Bytes::copy_from_slice(&sum));
+        }
+        // As on S3, the entity tag of what was put in one piece is its MD5.
+        if let Ok(sum) = hex::decode(&*self.etag) {
+            checksums.insert("md5", sum.into());
+        }
+        checksums
+    }
+
     fn slice(&self, range: Range<u64>) -> Vec<Bytes> {
         let mut offset = 0;
         let mut pieces = Vec::new();
@@ -532,24 +552,17 @@ impl Bucket for Memory {
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         self.ledger.request(Verb::Get);
         let object = self.readable(Verb::Get, key)?;
-        match &options.revision {
-            None | Some(Revision::Unknown) => {}
-            Some(wanted) if wanted.etag() == Some(&object.etag) => {}
-            Some(_) => return Err(self.error(ErrorKind::PreconditionFailed, Verb::Get).key(key)),
+        if !object.is_in(options.revision.as_ref()) {
+            return Err(self.error(ErrorKind::PreconditionFailed, Verb::Get).key(key));
         }
         let Some(range) = satisfiable(options.range.as_ref(), object.size) else {
             let detail = format!("no such range in {} bytes", object.size);
             return Err(self.error(ErrorKind::Invalid, Verb::Get).key(key).detail(detail));
         };
-        let mut checksums = BTreeMap::new();
-        if options.range.is_none() {
-            if let Some(sum) = object.sha256 {
-                checksums.insert("sha256", Bytes::copy_from_slice(&sum));
-            }
-            // As on S3, the entity tag of what was put in one piece is its MD5.
-            if let Ok(sum) = hex::decode(&*object.etag) {
-                checksums.insert("md5", sum.into());
-            }
+        let mut checksums = object.checksums();
+        if options.range.is_some() {
+            // As on S3.
+            checksums.retain(|name, _| *name == "md5");
         }
         let ledger = self.ledger.clone();
         let pieces = futures::stream::iter(object.slice(range.clone()));
@@ -559,6 +572,15 @@ impl Bucket for Memory {
         });
         let body = Body::new(range.end - range.start, counted.boxed());
         Ok(Get { entry: object.entry(key), attributes: object.answered(), body, checksums })
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        self.ledger.request(Verb::Head);
+        let object = self.object(Verb::Head, key)?;
+        if !object.is_in(Some(revision)) {
+            return Err(self.error(ErrorKind::PreconditionFailed, Verb::Head).key(key));
+        }
+        Ok(object.checksums())
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {

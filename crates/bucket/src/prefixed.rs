@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    Attributes, Bucket, Capabilities, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions, Key, Ledger,
-    ListRequest, Page, PartId, Put, PutOptions, Result, Tags, Upload, Verb,
+    Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions,
+    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
 
 /// A bucket that consists of those keys of another bucket that begin with a prefix, without it.
@@ -107,6 +107,11 @@ impl Bucket for Prefixed {
         let get =
             self.inner.get(&self.outer(Verb::Get, key)?, options).await.map_err(|error| self.error(error))?;
         Ok(Get { entry: self.entry(get.entry)?, ..get })
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        let key = self.outer(Verb::Head, key)?;
+        self.inner.checksums(&key, revision).await.map_err(|error| self.error(error))
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {

@@ -36,8 +36,8 @@ use jiff::Timestamp;
 use crate::credentials::Provider;
 use crate::transport::{Connector, Purpose, Retry, Transport, asked_to_wait, tls_config};
 use crate::{
-    Attributes, Bucket, Capabilities, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions, Key, Ledger,
-    ListRequest, Page, PartId, Put, PutOptions, Result, Tags, Upload, Verb,
+    Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions,
+    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
 pub use config::{S3Config, Style};
 use encode::percent;
@@ -424,6 +424,10 @@ impl Bucket for S3 {
 
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         read::get(&self.inner, key, options).await
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        read::checksums(&self.inner, key, revision).await
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {

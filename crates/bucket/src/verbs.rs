@@ -61,6 +61,11 @@ pub struct GetOptions {
     pub revision: Option<Revision>,
 }
 
+/// Checksums of a whole object by algorithm (`crc64nvme`, `crc32c`, `crc32`, `sha256`, `sha1`, `md5`), as raw bytes;
+/// [`Verifier::new`](crate::Verifier::new) takes the cheapest. An empty map means that the store offers nothing to
+/// compare contents with.
+pub type Checksums = BTreeMap<&'static str, Bytes>;
+
 /// The answer to a get: the object's description and its contents as a stream.
 #[derive(Debug)]
 pub struct Get {
@@ -70,9 +75,10 @@ pub struct Get {
     pub attributes: Attributes,
     /// Contents, or the range asked for.
     pub body: Body,
-    /// Checksums of the whole object that the store gave, by algorithm (`crc64nvme`, `crc32c`,
-    /// `sha256`, `md5`, …), raw bytes; empty for ranges.
-    pub checksums: BTreeMap<&'static str, Bytes>,
+    /// Checksums of the *whole* object that came with the answer, also where a range was asked for: whoever reads
+    /// an object in ranges feeds one [`Verifier`](crate::Verifier) with all of them in order. The answer to a range
+    /// carries fewer than [`Bucket::checksums`] gives.
+    pub checksums: Checksums,
 }
 
 /// A stream of bytes of known length.
@@ -248,6 +254,39 @@ pub trait Bucket: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`ErrorKind::NoSuchKey`], [`ErrorKind::PreconditionFailed`], [`ErrorKind::Archived`], …
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get>;
+
+    /// The checksums of a whole object in the state `revision`, for readers of ranges.
+    ///
+    /// It costs a request (a HEAD on S3), which is worthwhile where the answers to the ranges carry none (objects
+    /// that were put in parts), or only MD5, which takes a hundred times as long as a CRC. Not every object has one:
+    /// then the map is empty, and the contents cannot be compared with anything. That is also what a bucket answers
+    /// which does not implement this; one that wraps another passes the question on.
+    ///
+    /// ```
+    /// # use cistern_bucket::{Bucket, Error, GetOptions, Key, Result, Verifier};
+    /// # async fn read(bucket: &dyn Bucket, key: &Key) -> Result<bool> {
+    /// let (entry, _) = bucket.head(key).await?;
+    /// let mut verifier = Verifier::new(&bucket.checksums(key, &entry.revision).await?);
+    /// for start in (0..entry.size).step_by(8 << 20) {
+    ///     let range = start..entry.size.min(start + (8 << 20));
+    ///     let options = GetOptions { range: Some(range), revision: Some(entry.revision.clone()) };
+    ///     let mut body = bucket.get(key, &options).await?.body;
+    ///     while let Some(bytes) = body.next().await {
+    ///         if let Some(verifier) = &mut verifier {
+    ///             verifier.update(&bytes?);
+    ///         }
+    ///     }
+    /// }
+    /// Ok(verifier.is_none_or(Verifier::finish))
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`head`](Self::head); [`ErrorKind::PreconditionFailed`] if the object is in another state.
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        let _ = (key, revision);
+        Ok(Checksums::new())
+    }
 
     /// Writes a whole object from pieces that lie in memory; it appears complete or not at all.
     ///

@@ -7,8 +7,6 @@
 //! Only a literal word that somebody stored on a server which does not know them changes its spelling thereby,
 //! to the text that it stands for.
 
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -20,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::encode::percent;
-use crate::{Attributes, Entry, Key, Revision, Tags};
+use crate::{Attributes, Checksums, Entry, Key, Revision, Tags};
 
 const META: &str = "x-amz-meta-";
 const MISSING_META: HeaderName = HeaderName::from_static("x-amz-missing-meta");
@@ -111,9 +109,10 @@ fn http_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
 
-/// Checksums of the whole object. `md5_tags` says that the store's entity tags are MD5 sums where they look so.
-pub(crate) fn checksums(headers: &HeaderMap, md5_tags: bool) -> BTreeMap<&'static str, Bytes> {
-    let mut all = BTreeMap::new();
+/// Checksums of the whole object, by an answer about the whole object. What stands in the answer to a range can be
+/// that of the part of the upload which the range happens to be, so there only [`tag_checksum`] counts.
+pub(crate) fn checksums(headers: &HeaderMap) -> Checksums {
+    let mut all = tag_checksum(headers);
     // A composite checksum is one of the parts' checksums: nothing to compare contents with.
     if headers.get(CHECKSUM_TYPE).is_none_or(|kind| kind == "FULL_OBJECT") {
         let names: [(&'static str, &'static str, usize); 5] = [
@@ -131,8 +130,15 @@ pub(crate) fn checksums(headers: &HeaderMap, md5_tags: bool) -> BTreeMap<&'stati
             }
         }
     }
+    all
+}
+
+/// The checksum that the entity tag is: the MD5 of the whole object, unless it was put in parts or is encrypted with
+/// a managed key.
+pub(crate) fn tag_checksum(headers: &HeaderMap) -> Checksums {
+    let mut all = Checksums::new();
     let managed_key = headers.get(ENCRYPTION).is_some_and(|kind| kind.as_bytes().starts_with(b"aws:"));
-    if md5_tags && !managed_key && !headers.contains_key(CUSTOMER_KEY) {
+    if !managed_key && !headers.contains_key(CUSTOMER_KEY) {
         let tag = headers.get(ETAG).and_then(|tag| tag.to_str().ok()).map(unquoted).unwrap_or_default();
         if tag.len() == 32
             && let Ok(md5) = hex::decode(tag)
@@ -247,6 +253,8 @@ fn tagging(tags: &Tags) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn headers(list: &[(&str, &[u8])]) -> HeaderMap {
@@ -371,9 +379,9 @@ mod tests {
             (&[md5, ("x-amz-server-side-encryption-customer-algorithm", b"AES256")], &[]),
         ];
         for (list, expected) in table {
-            let found = checksums(&headers(list), true);
+            let found = checksums(&headers(list));
             assert_eq!(found.keys().copied().collect::<Vec<_>>(), expected, "{list:?}");
         }
-        assert!(checksums(&headers(&[md5]), false).is_empty());
+        assert_eq!(tag_checksum(&headers(&[md5, crc])).keys().copied().collect::<Vec<_>>(), ["md5"]);
     }
 }

@@ -20,7 +20,7 @@ pub fn deletion(xml: &[u8]) -> Result<Vec<Key>, String> {
 }
 
 pub fn entry(headers: &HeaderMap) -> Result<Entry, String> {
-    attributes::checksums(headers, true);
+    attributes::checksums(headers);
     attributes::entry(&Key::from("key"), 0, headers, None)
 }
 

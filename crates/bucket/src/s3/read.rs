@@ -17,7 +17,9 @@ use tokio::time::{Instant, Sleep};
 use super::xml::{Node, walk};
 use super::{Ask, Inner, Wait, attributes};
 use crate::transport::{Purpose, Retry, chain};
-use crate::{Attributes, Body, Entry, Error, ErrorKind, Get, GetOptions, Key, Result, Revision, Tags, Verb};
+use crate::{
+    Attributes, Body, Checksums, Entry, Error, ErrorKind, Get, GetOptions, Key, Result, Revision, Tags, Verb,
+};
 
 const CHECKSUM_MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
 const ENABLED: HeaderValue = HeaderValue::from_static("ENABLED");
@@ -25,26 +27,67 @@ const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 
 /// The description of an object.
 pub(super) async fn head(inner: &Inner, key: &Key) -> Result<(Entry, Attributes)> {
-    let ask = Ask::new(Verb::Head, Method::HEAD, Some(key));
-    let answer = match inner.exchange(&ask).await {
-        // The answer to a HEAD has no body, so a 400 says nothing: the reason is had by reading a byte.
-        Err(error) if error.kind == ErrorKind::Invalid => {
-            let options = GetOptions { range: Some(0..1), revision: None };
-            return match get_once(inner, key, &options).await {
-                Err(reason) if reason.kind != ErrorKind::Invalid => Err(reason),
-                _ => Err(error),
-            };
-        }
-        other => other?,
-    };
-    let size = length(&answer.headers).ok_or("the answer lacks Content-Length");
-    let attributes = attributes::read(&answer.headers);
+    let headers = headers_of(inner, &Ask::new(Verb::Head, Method::HEAD, Some(key)), key).await?;
+    let size = length(&headers).ok_or("the answer lacks Content-Length");
+    let attributes = attributes::read(&headers);
     let entry = size.map_err(String::from);
-    let entry =
-        entry.and_then(|size| attributes::entry(key, size, &answer.headers, attributes.class.as_deref()));
+    let entry = entry.and_then(|size| attributes::entry(key, size, &headers, attributes.class.as_deref()));
     match entry {
         Ok(entry) => Ok((entry, attributes)),
         Err(what) => Err(inner.error(ErrorKind::BadAnswer, Verb::Head, Some(key)).detail(what)),
+    }
+}
+
+/// The checksums of a whole object in the state `revision`.
+pub(super) async fn checksums(inner: &Inner, key: &Key, revision: &Revision) -> Result<Checksums> {
+    let mut ask = Ask::new(Verb::Head, Method::HEAD, Some(key));
+    ask.headers.insert(CHECKSUM_MODE, ENABLED);
+    pin(inner, &mut ask, key, Some(revision))?;
+    let headers = headers_of(inner, &ask, key).await?;
+    still(inner, Verb::Head, key, Some(revision), &attributes::revision(&headers))?;
+    Ok(attributes::checksums(&headers))
+}
+
+/// The head of the answer to a HEAD.
+async fn headers_of(inner: &Inner, ask: &Ask<'_>, key: &Key) -> Result<HeaderMap> {
+    let error = match inner.exchange(ask).await {
+        Ok(answer) => return Ok(answer.headers),
+        Err(error) if error.kind == ErrorKind::Invalid => error,
+        Err(error) => return Err(error),
+    };
+    // The answer to a HEAD has no body, so a 400 says nothing: the reason is had by reading a byte.
+    let options = GetOptions { range: Some(0..1), revision: None };
+    match get_once(inner, key, &options).await {
+        Err(reason) if reason.kind != ErrorKind::Invalid => Err(reason),
+        Err(_) => Err(error),
+        // It was a key that had expired, and reading got another one.
+        Ok(_) => inner.exchange(ask).await.map(|answer| answer.headers),
+    }
+}
+
+/// Asks only for the state `revision`.
+fn pin(inner: &Inner, ask: &mut Ask<'_>, key: &Key, revision: Option<&Revision>) -> Result<()> {
+    let verb = ask.purpose.verb;
+    if let Some(Revision::Generation { .. }) = revision {
+        // A state of another kind of store is none of ours.
+        return Err(inner.error(ErrorKind::PreconditionFailed, verb, Some(key)));
+    }
+    if let Some(tag) = revision.and_then(Revision::etag) {
+        let value = HeaderValue::try_from(format!("\"{tag}\"")).map_err(|_| {
+            inner.error(ErrorKind::Invalid, verb, Some(key)).detail("the entity tag fits no header")
+        })?;
+        ask.headers.insert(IF_MATCH, value);
+    }
+    Ok(())
+}
+
+/// Refuses an answer about another state than was asked for: the store ignored the condition.
+fn still(inner: &Inner, verb: Verb, key: &Key, wanted: Option<&Revision>, found: &Revision) -> Result<()> {
+    match (wanted.and_then(Revision::etag), found.etag()) {
+        (Some(wanted), Some(found)) if wanted != found => {
+            Err(inner.error(ErrorKind::PreconditionFailed, verb, Some(key)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -121,7 +164,7 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, options: &GetOptions) -> 
 struct Opened {
     entry: Entry,
     attributes: Attributes,
-    checksums: std::collections::BTreeMap<&'static str, Bytes>,
+    checksums: Checksums,
     body: Incoming,
     /// What the body yields, as positions within the object.
     start: u64,
@@ -144,16 +187,7 @@ async fn get_once(inner: &Inner, key: &Key, options: &GetOptions) -> Result<Open
     } else {
         ask.headers.insert(CHECKSUM_MODE, ENABLED);
     }
-    if let Some(Revision::Generation { .. }) = options.revision {
-        // A state of another kind of store is none of ours.
-        return Err(inner.error(ErrorKind::PreconditionFailed, Verb::Get, Some(key)));
-    }
-    if let Some(tag) = options.revision.as_ref().and_then(Revision::etag) {
-        let value = HeaderValue::try_from(format!("\"{tag}\"")).map_err(|_| {
-            inner.error(ErrorKind::Invalid, Verb::Get, Some(key)).detail("the entity tag fits no header")
-        })?;
-        ask.headers.insert(IF_MATCH, value);
-    }
+    pin(inner, &mut ask, key, options.revision.as_ref())?;
     let (parts, body) = inner.open(&ask).await?.into_parts();
     let headers = parts.headers;
     let length = length(&headers).ok_or_else(|| bad("the answer lacks Content-Length"))?;
@@ -174,16 +208,10 @@ async fn get_once(inner: &Inner, key: &Key, options: &GetOptions) -> Result<Open
     };
     let attributes = attributes::read(&headers);
     let entry = attributes::entry(key, size, &headers, attributes.class.as_deref()).map_err(|e| bad(&e))?;
-    if let (Some(wanted), Some(found)) =
-        (options.revision.as_ref().and_then(Revision::etag), entry.revision.etag())
-        && wanted != found
-    {
-        // The store ignored the condition.
-        return Err(inner.error(ErrorKind::PreconditionFailed, Verb::Get, Some(key)));
-    }
+    still(inner, Verb::Get, key, options.revision.as_ref(), &entry.revision)?;
     let checksums = match options.range {
-        None => attributes::checksums(&headers, true),
-        Some(_) => Default::default(),
+        None => attributes::checksums(&headers),
+        Some(_) => attributes::tag_checksum(&headers),
     };
     Ok(Opened { entry, attributes, checksums, body, start, end })
 }

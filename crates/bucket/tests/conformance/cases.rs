@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cistern_bucket::{
     Attributes, Bucket, Entry, Error, ErrorKind, GetOptions, Key, ListRequest, PartId, PutOptions, Revision,
-    Upload, Verb,
+    Upload, Verb, Verifier,
 };
 use cistern_testkit::Random;
 use futures::{FutureExt, StreamExt, stream};
@@ -153,7 +153,15 @@ pub async fn ranges(place: Place) {
         let expected = content.slice(range.start as usize..range.end.min(size) as usize);
         assert_eq!(get.entry.size, size, "{range:?}");
         assert_eq!(get.body.length(), expected.len() as u64, "{range:?}");
+        let sums = get.checksums;
         assert_eq!(get.body.bytes().await.unwrap(), expected, "{range:?}");
+        // Whatever came with a range is about the whole.
+        for sums in [sums, bucket.checksums(&"object".into(), &revision).await.unwrap()] {
+            if let Some(mut verifier) = Verifier::new(&sums) {
+                verifier.update(&content);
+                assert!(verifier.finish(), "{range:?} {sums:?}");
+            }
+        }
     }
     #[expect(clippy::reversed_empty_ranges, reason = "such a range is one of those that are refused")]
     for (key, range) in

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{Body, Limits, RetryPolicy, Revision};
+use crate::{Body, Limits, RetryPolicy, Verifier};
 
 async fn all(body: Body) -> Result<Bytes> {
     body.bytes().await
@@ -398,4 +398,71 @@ async fn bodies_that_are_held_do_not_keep_others_from_starting() {
     for get in held {
         assert_eq!(all(get.body).await.unwrap().len(), 1 << 20);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_ranges_get_checksums_of_the_whole_object() {
+    const MD5: (&str, &str) = ("etag", "\"25f9e794323b453885f5181f1b624d0b\"");
+    // The answer to a range may carry the checksum of a part.
+    const PART: (&str, &str) = ("x-amz-checksum-crc32c", "AAAAAA==");
+    const WHOLE: (&str, &str) = ("x-amz-checksum-crc32c", "4waSgw==");
+    for wrong in [false, true] {
+        let world = World::new(move |_, seen| {
+            if seen.line.starts_with("HEAD") {
+                assert_eq!(seen.header("x-amz-checksum-mode"), Some("ENABLED"));
+                assert!(seen.header("if-match").is_some());
+                return answer(200, &[MODIFIED, MD5, WHOLE, ("content-length", "9")], "");
+            }
+            match seen.header("range") {
+                Some("bytes=0-3") => {
+                    answer(206, &[MODIFIED, MD5, PART, ("content-range", "bytes 0-3/9")], "1234")
+                }
+                _ if wrong => answer(206, &[MODIFIED, MD5, PART, ("content-range", "bytes 4-8/9")], "56780"),
+                _ => answer(206, &[MODIFIED, MD5, PART, ("content-range", "bytes 4-8/9")], "56789"),
+            }
+        });
+        let (key, mut revision) = (Key::from("k"), None);
+        let mut pieces = Vec::new();
+        let mut by_tag: Option<Verifier> = None;
+        for range in [0..4, 4..9] {
+            let options = GetOptions { range: Some(range), revision: revision.clone() };
+            let get = world.bucket.get(&key, &options).await.unwrap();
+            assert_eq!(get.checksums.keys().copied().collect::<Vec<_>>(), ["md5"]);
+            revision.get_or_insert(get.entry.revision);
+            let bytes = get.body.bytes().await.unwrap();
+            by_tag.get_or_insert_with(|| Verifier::new(&get.checksums).unwrap()).update(&bytes);
+            pieces.push(bytes);
+        }
+        assert_eq!(by_tag.unwrap().finish(), !wrong);
+        let revision = revision.unwrap();
+        let mut cheap = Verifier::new(&world.bucket.checksums(&key, &revision).await.unwrap()).unwrap();
+        assert_eq!(cheap.algorithm(), "crc32c");
+        pieces.iter().for_each(|piece| cheap.update(piece));
+        assert_eq!(cheap.finish(), !wrong);
+        let other = world.bucket.checksums(&key, &Revision::ETag("other".into())).await.unwrap_err();
+        assert_eq!(other.kind, ErrorKind::PreconditionFailed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_with_an_expired_key_is_made_again_with_another() {
+    let mut config = S3Config::new("b");
+    let uri = "http://127.0.0.1/key".parse().unwrap();
+    config.credentials = Credentials::Container { uri, authorization: None };
+    config.endpoint = Some("http://store".parse().unwrap());
+    let world = World::with(config, |n, seen| {
+        let expired = seen.header("authorization").is_some_and(|a| a.contains("AKIA0"));
+        match &*seen.line {
+            "GET /key" => answer(
+                200,
+                &[],
+                format!("{{\"AccessKeyId\":\"AKIA{n}\",\"SecretAccessKey\":\"s\",\"Expiration\":null}}"),
+            ),
+            "HEAD /b/k" if expired => answer(400, &[("content-length", "0")], ""),
+            "GET /b/k" if expired => error(400, "ExpiredToken"),
+            "HEAD /b/k" => answer(200, &[MODIFIED, TAG, ("content-length", "0")], ""),
+            _ => answer(206, &[MODIFIED, TAG, ("content-range", "bytes 0-0/1")], "x"),
+        }
+    });
+    world.bucket.head(&"k".into()).await.unwrap();
 }
