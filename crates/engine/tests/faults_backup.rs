@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cistern_bucket::{
-    Attributes, Bucket, Capabilities, DeleteOutcome, Entry, ErrorKind, Get, GetOptions, Key, Ledger,
-    ListRequest, Memory, Page, PartId, Put, PutOptions, Result, Tags, Upload, Verb,
+    Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, ErrorKind, Get, GetOptions, Key,
+    Ledger, ListRequest, Memory, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
 use cistern_engine::{Backup, BackupReport, Error, ExceptionKind, Report};
 use cistern_repository::{CheckOptions, check};
@@ -146,6 +146,40 @@ async fn a_wrong_or_short_body_is_read_again_and_then_an_error() {
     assert!(matches!(&error, Error::Source(e) if e.kind == ErrorKind::BadAnswer), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_range_of_a_large_object_is_noticed_before_the_object_is_kept() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    let mut content = vec![0; 20 << 20];
+    seed(8).random().fill(&mut content);
+    bucket.insert("large", content.clone(), Attributes::default());
+    // One that was put in parts has no entity tag that is a checksum, but has others.
+    let options = PutOptions { sha256: None, ..PutOptions::default() };
+    let upload = bucket.begin_upload(&Key::from("parts"), &options).await.unwrap();
+    let mut parts = Vec::new();
+    for (number, piece) in content.chunks(10 << 20).enumerate() {
+        let piece = [Bytes::copy_from_slice(piece)];
+        parts.push(bucket.upload_part(&upload, number as u32 + 1, &piece).await.unwrap());
+    }
+    bucket.complete_upload(&upload, &parts, &options).await.unwrap();
+    let faulty = Faulty::new(bucket.clone());
+    let world = World::new(faulty.clone()).await;
+    for n in 0..3 {
+        faulty.reset();
+        faulty.inject(Rule::new(Fault::WrongBody(5)).verb(Verb::Get).prefix("large").nth(n));
+        let report = world.backup(&again()).await.unwrap();
+        assert!(world.kept(&report.snapshots).await == expected(&bucket), "wrong range {n}");
+        let gets =
+            faulty.requests().iter().filter(|r| r.verb == Verb::Get && r.key == "large".into()).count();
+        assert_eq!(gets, 6, "it was read again");
+    }
+    let snapshots = world.snapshots().await.len();
+    faulty.reset();
+    faulty.inject(Rule::new(Fault::WrongBody(5)).verb(Verb::Get).prefix("large"));
+    let error = world.backup(&again()).await.expect_err("always wrong");
+    assert!(matches!(&error, Error::Source(e) if e.kind == ErrorKind::BadAnswer), "{error}");
+    assert_eq!(world.snapshots().await.len(), snapshots);
+}
+
 /// Does something to the bucket below at the first read (or at every read) of an object, before it is answered.
 #[derive(Debug)]
 struct Meddler {
@@ -223,6 +257,10 @@ impl Bucket for Meddler {
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         self.meddle(key);
         self.inner.get(key, options).await
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        self.inner.checksums(key, revision).await
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {
@@ -332,7 +370,9 @@ async fn a_damaged_earlier_run_is_no_parent_and_still_guards() {
     }
     let report = world.backup(&task()).await.unwrap();
     assert_eq!((report.objects_new, report.objects_unchanged, report.parent), (10, 0, None));
-    (0..6).for_each(|i| drop(bucket.remove(&Key::from(format!("{i}")))));
+    for i in 0..6 {
+        bucket.remove(&Key::from(format!("{i}")));
+    }
     let error = world.backup(&task()).await.expect_err("six of ten are gone");
     assert!(matches!(error, Error::SourceShrunk { before: 10, now: 4, .. }), "{error}");
 }

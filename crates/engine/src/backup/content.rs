@@ -1,7 +1,7 @@
 //! Reads objects in exactly the state in which they were listed, checks what came, and stores it.
 //!
 //! Objects up to [`LARGE`] are read in one request and stored in batches; larger ones in ranges, several at once,
-//! pushed in order. Requests in flight and bytes in memory are bounded, whatever the objects are. An object that was
+//! pushed in order, and compared as a whole with the store's checksum. Requests in flight and bytes in memory are bounded, whatever the objects are. An object that was
 //! replaced meanwhile is looked up again and read in its new state; one that is gone is gone; a body that is not what
 //! the store says it is, is read again and then an error.
 
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cistern_bucket::{
-    Attributes, Body, Bucket, Entry, Error as BucketError, ErrorKind, Get, GetOptions, Key, ListRequest,
-    Revision, Tags, Verb, Verifier,
+    Attributes, Body, Bucket, Checksums, Entry, Error as BucketError, ErrorKind, Get, GetOptions, Key,
+    ListRequest, Revision, Tags, Verb, Verifier,
 };
 use cistern_repository::{Contents, Id, Writer};
 use futures::future::{Either, select};
@@ -102,6 +102,7 @@ struct Piece {
 struct Slice {
     bytes: Bytes,
     attributes: Attributes,
+    checksums: Checksums,
     _memory: OwnedSemaphorePermit,
 }
 
@@ -256,6 +257,7 @@ impl Objects {
         let mut next = None;
         let mut running: VecDeque<AbortOnDropHandle<Result<Slice>>> = VecDeque::new();
         let mut attributes = None;
+        let mut verifier = None;
         let mut pushed = 0;
         let outcome = loop {
             if next.is_none() && running.len() < RANGES {
@@ -288,8 +290,25 @@ impl Objects {
                 Ok(slice) => slice,
                 Err(error) => break Err(error),
             };
-            attributes.get_or_insert(slice.attributes);
+            if attributes.is_none() {
+                attributes = Some(slice.attributes);
+                verifier = match self.verifier(entry, slice.checksums).await {
+                    Ok(verifier) => verifier,
+                    Err(error) => break Err(error),
+                };
+            }
             let length = slice.bytes.len() as u64;
+            if let Some(mut before) = verifier.take() {
+                let given = slice.bytes.clone();
+                let update = move || {
+                    before.update(&given);
+                    before
+                };
+                verifier = match join(tokio::task::spawn_blocking(update).await) {
+                    Ok(verifier) => Some(verifier),
+                    Err(error) => break Err(error),
+                };
+            }
             if let Err(error) = file.push(slice.bytes).await {
                 break Err(error.into());
             }
@@ -297,6 +316,10 @@ impl Objects {
             self.meter.bytes_done.fetch_add(length, Relaxed);
             Counts::add(&self.counts.bytes_read, length);
         };
+        let outcome = outcome.and_then(|()| match verifier.is_none_or(Verifier::finish) {
+            true => Ok(()),
+            false => Err(self.wrong(entry, "the contents do not have the store's checksum")),
+        });
         if let Err(error) = outcome {
             file.abort();
             self.meter.bytes_done.fetch_sub(pushed, Relaxed);
@@ -305,6 +328,20 @@ impl Objects {
         let contents = file.finish().await?;
         let blobs = self.whole(entry, contents)?;
         Ok((attributes.unwrap_or_default(), blobs))
+    }
+
+    /// What the contents of an object that is read in ranges are compared with: what the answers carry, or else what the
+    /// store says when it is asked for it.
+    async fn verifier(&self, entry: &Entry, carried: Checksums) -> Result<Option<Verifier>> {
+        if let Some(verifier) = Verifier::new(&carried) {
+            return Ok(Some(verifier));
+        }
+        match self.bucket.checksums(&entry.key, &entry.revision).await {
+            Ok(checksums) => Ok(Verifier::new(&checksums)),
+            // The contents may be read, and nothing else may be asked.
+            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Unsupported) => Ok(None),
+            Err(error) => Err(Error::Source(error)),
+        }
     }
 
     fn begin_range(
@@ -317,9 +354,9 @@ impl Objects {
         let length = range.end - range.start;
         AbortOnDropHandle::new(tokio::spawn(async move {
             let _request = request;
-            let Get { attributes, body, .. } = get(&*bucket, &entry, Some(range)).await?;
+            let Get { attributes, body, checksums, .. } = get(&*bucket, &entry, Some(range)).await?;
             let bytes = bytes(&*bucket, &entry, body, length).await?;
-            Ok(Slice { bytes, attributes, _memory: memory })
+            Ok(Slice { bytes, attributes, checksums, _memory: memory })
         }))
     }
 
