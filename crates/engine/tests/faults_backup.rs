@@ -384,12 +384,25 @@ async fn tags_that_may_not_be_read_are_unknown_and_not_absent() {
     bucket.insert("untagged", "x", attributes(3));
     let faulty = Faulty::new(bucket.clone());
     faulty.inject(Rule::new(Fault::Error(ErrorKind::Denied)).verb(Verb::Tags));
-    let world = World::new(faulty).await;
+    let world = World::new(faulty.clone()).await;
     let report = world.backup(&task()).await.unwrap();
     assert_eq!(report.exceptions.count(ExceptionKind::AttributeLost), 1);
     let kept = world.kept(&report.snapshots).await;
     assert_eq!(kept[&Key::from("tagged")].attributes.tags, None);
     assert_eq!(kept[&Key::from("untagged")].attributes.tags, Some(Tags::new()));
+    // As long as they may not be read, nothing changes; then only they are read.
+    let still = world.backup(&task()).await.unwrap();
+    assert_eq!((still.objects_unchanged, still.exceptions.count(ExceptionKind::AttributeLost)), (2, 1));
+    assert_eq!(world.trees(&still.snapshots).await, world.trees(&report.snapshots).await);
+    faulty.reset();
+    for (changed, asked) in [(1, 1), (0, 0)] {
+        let before = bucket.ledger().snapshot();
+        let report = world.backup(&task()).await.unwrap();
+        let spent = bucket.ledger().snapshot().since(&before);
+        assert_eq!((report.objects_changed, report.objects_unchanged), (changed, 2 - changed));
+        assert_eq!((spent.count(Verb::Get), spent.count(Verb::Tags)), (0, asked));
+        assert!(world.kept(&report.snapshots).await == expected(&bucket));
+    }
     let mut without = again();
     without.tags_of_objects = false;
     let before = bucket.ledger().snapshot();

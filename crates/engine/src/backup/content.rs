@@ -68,6 +68,9 @@ pub(crate) struct Stored {
 /// A running read. Dropping it stops it.
 pub(crate) type Reading = AbortOnDropHandle<Result<Read>>;
 
+/// Running reads of the tags alone; `None` if they cannot be known.
+pub(crate) type ReadingTags = AbortOnDropHandle<Result<Option<Tags>>>;
+
 /// Reads objects of one bucket into one repository.
 pub(crate) struct Objects {
     bucket: Arc<dyn Bucket>,
@@ -138,6 +141,31 @@ impl Objects {
         let admission = self.admit(entry.size).await;
         let this = self.clone();
         AbortOnDropHandle::new(tokio::spawn(async move { this.read(entry, admission).await }))
+    }
+
+    /// Begins to read the tags of an object whose contents and other attributes are known, unless nobody wants them.
+    pub fn begin_tags(self: &Arc<Self>, key: Key) -> Option<ReadingTags> {
+        if !self.wants_tags || !self.bucket.capabilities().tags {
+            return None;
+        }
+        let this = self.clone();
+        Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut probed = None;
+            if !this.tags_are_readable(&key, &mut probed).await? {
+                return Ok(None);
+            }
+            match probed {
+                Some(tags) => Ok(Some(tags)),
+                None => match this.read_tags(&key).await {
+                    Ok(tags) => Ok(Some(tags)),
+                    // One that is gone is seen by the next listing.
+                    Err(Error::Source(error)) if refused(&error) || error.kind == ErrorKind::NoSuchKey => {
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                },
+            }
+        })))
     }
 
     async fn admit(&self, size: u64) -> Admission {
@@ -412,21 +440,7 @@ impl Objects {
         if attributes.tag_count.is_none() {
             // Without the permission to read tags, the store says of no object that it has some: one object is asked.
             let mut probed = None;
-            let probe = async {
-                match self.read_tags(key).await {
-                    Ok(tags) => {
-                        probed = Some(tags);
-                        Ok(true)
-                    }
-                    Err(Error::Source(error)) if refused(&error) => {
-                        let detail = format!("tags cannot be read of any object: {error}");
-                        self.exceptions.add(ExceptionKind::AttributeLost, key, detail);
-                        Ok(false)
-                    }
-                    Err(error) => Err(error),
-                }
-            };
-            let readable = *self.tags_readable.get_or_try_init(|| probe).await?;
+            let readable = self.tags_are_readable(key, &mut probed).await?;
             return Ok(readable.then(|| probed.unwrap_or_default()));
         }
         match self.read_tags(key).await {
@@ -437,6 +451,25 @@ impl Objects {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether tags can be read at all: the first object that it depends on is asked for `its` own.
+    async fn tags_are_readable(&self, key: &Key, its: &mut Option<Tags>) -> Result<bool> {
+        let probe = async {
+            match self.read_tags(key).await {
+                Ok(tags) => {
+                    *its = Some(tags);
+                    Ok(true)
+                }
+                Err(Error::Source(error)) if refused(&error) => {
+                    let detail = format!("tags cannot be read of any object: {error}");
+                    self.exceptions.add(ExceptionKind::AttributeLost, key, detail);
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        Ok(*self.tags_readable.get_or_try_init(|| probe).await?)
     }
 
     async fn read_tags(&self, key: &Key) -> Result<Tags> {

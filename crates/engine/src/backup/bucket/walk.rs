@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use super::listing::Listing;
 use super::past::{Past, Place};
-use crate::backup::content::{Objects, Reading};
-use crate::fidelity::{Layout, is_same, side_of};
+use crate::backup::content::{Objects, Reading, ReadingTags};
+use crate::fidelity::{Layout, is_same, lacks_tags, side_of};
 use crate::parts::Bounds;
 use crate::select::Select;
 use crate::{Meter, Result};
@@ -42,6 +42,8 @@ pub(crate) enum Fate {
         place: Place,
         /// The node of its side file.
         side: Option<Place>,
+        /// Its tags, if the parent could not read them.
+        tags: Option<ReadingTags>,
     },
     /// It is read.
     Read {
@@ -138,9 +140,14 @@ impl Walk {
             let found = side.as_ref().map(|name| self.past.beside(name));
             // A side file that is not there (or not stored) has taken attributes with it: they are read again.
             match found {
-                None => return Ok(Object { entry, trail, fate: Fate::Same { place, side: None } }),
+                None => {
+                    let objects = self.objects.as_ref().filter(|_| lacks_tags(place.node()));
+                    let tags = objects.and_then(|objects| objects.begin_tags(entry.key.clone()));
+                    return Ok(Object { entry, trail, fate: Fate::Same { place, side: None, tags } });
+                }
                 Some(Some(side)) if self.past.is_stored(side.node()) => {
-                    return Ok(Object { entry, trail, fate: Fate::Same { place, side: Some(side) } });
+                    let fate = Fate::Same { place, side: Some(side), tags: None };
+                    return Ok(Object { entry, trail, fate });
                 }
                 Some(_) => (),
             }
