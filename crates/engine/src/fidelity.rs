@@ -373,6 +373,13 @@ fn is_false(b: &bool) -> bool {
     !*b
 }
 
+/// Whether a node says that the tags of its object could not be read; that of an object with a side file does not tell.
+pub(crate) fn lacks_tags(node: &Node) -> bool {
+    const FIELD: &[u8] = b"\"tagsUnknown\":true";
+    // Within a text, the quotes would be escaped.
+    value(node).is_some_and(|json| json.windows(FIELD.len()).any(|at| at == FIELD))
+}
+
 /// What an object's node says besides name, size, time and contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Description {

@@ -32,7 +32,7 @@ pub use report::{
     VerifyReport,
 };
 pub use run::{Access, Cx, Role, run};
-pub use snapshots::{INCOMPLETE_TAG, PARTS_TAG, RUN_TAG, Run, Selected, resolve, runs};
+pub use snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG, Run, Selected, resolve, runs};
 pub use task::{
     Backup, OnUnreadable, Overwrite, Restore, Selection, SnapshotSelector, Task, Verify,
     Writer as TargetWriter,

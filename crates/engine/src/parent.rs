@@ -9,9 +9,9 @@ use crate::snapshots::{Run, by_id, runs};
 pub(crate) type Parent = Run;
 
 /// The parent of a backup of `root`: the snapshot that `explicit` names (with the rest of its run), else the
-/// newest run of the same host and path, else the newest of the same path whatever its host (rules.md 1.9).
-/// A run whose parts are all there goes before one that broke off. Nothing newer than `until` counts, so that
-/// a backup that is dated back has the parent of its time.
+/// newest run of the same path whatever its host (rules.md 1.9), which decides only among runs of one time. A run whose
+/// parts are all there goes before one that broke off, and one of this path alone before one of several. Nothing
+/// newer than `until` counts, so that a backup that is dated back has the parent of its time.
 ///
 /// # Errors
 /// `NotFound` or `Invalid` if `explicit` names no snapshot, or several.
@@ -22,21 +22,37 @@ pub(crate) fn choose(
     root: &str,
     until: (i64, u32),
 ) -> Result<Option<Parent>> {
-    let runs = runs(snapshots);
     if let Some(name) = explicit {
         let (id, _) = by_id(snapshots, name)?;
-        return Ok(runs.into_iter().find(|run| run.parts.iter().any(|(part, _)| part == id)));
+        return Ok(runs(snapshots).into_iter().find(|run| run.parts.iter().any(|(part, _)| part == id)));
     }
-    // A part's first path is the root, its second the part's name; a snapshot by restic may have more roots,
-    // among which ours is as good as alone.
-    let is_ours = |snapshot: &Snapshot| snapshot.paths.iter().any(|path| path == root);
     let rank = |run: &Run| {
         let (_, first) = &run.parts[0];
         let alone = first.paths.first().is_some_and(|path| path == root);
-        (first.hostname == host, run.is_whole(), alone, run.instant())
+        (run.is_whole(), alone, run.instant(), first.hostname == host)
     };
-    let candidates = runs.into_iter().filter(|run| is_ours(&run.parts[0].1) && run.instant() <= until);
-    Ok(candidates.max_by_key(rank))
+    Ok(of(snapshots, root, until).max_by_key(rank))
+}
+
+/// The run that tells how much the source held: the newest that succeeded (if none has, the newest whose parts are
+/// there), of this host if it has one. Two machines that save their `/home` into one repository are no reason to
+/// believe that either has lost anything.
+pub(crate) fn baseline(
+    snapshots: &[(Id, Snapshot)],
+    host: &str,
+    root: &str,
+    until: (i64, u32),
+) -> Option<Parent> {
+    let whole = of(snapshots, root, until).filter(Run::is_whole);
+    whole.max_by_key(|run| (run.succeeded(), run.parts[0].1.hostname == host, run.instant()))
+}
+
+/// The runs of `root`.
+fn of(snapshots: &[(Id, Snapshot)], root: &str, until: (i64, u32)) -> impl Iterator<Item = Run> {
+    // A part's first path is the root, its second the part's name; a snapshot by restic may have more roots,
+    // among which ours is as good as alone.
+    let is_ours = move |run: &Run| run.parts[0].1.paths.iter().any(|path| path == root);
+    runs(snapshots).into_iter().filter(move |run| run.instant() <= until).filter(is_ours)
 }
 
 #[cfg(test)]
@@ -45,7 +61,7 @@ mod tests {
     use crate::snapshots::tests::snapshot;
 
     #[test]
-    fn the_newest_of_the_same_host_and_path_goes_first() {
+    fn the_newest_of_the_same_path_goes_first() {
         let all = [
             snapshot(1, 10, "a", &["/x"], &[]),
             snapshot(2, 20, "a", &["/x"], &["incomplete"]),
@@ -61,9 +77,20 @@ mod tests {
             run.map(|run| run.parts.iter().map(|(id, _)| id.as_bytes()[0]).collect::<Vec<_>>())
         };
         let now = i64::MAX;
-        assert_eq!(parent("a", "/x", None, now), Some(vec![2]), "an incomplete run is a good parent");
-        assert_eq!(parent("b", "/x", None, now), Some(vec![3]));
-        assert_eq!(parent("other", "/x", None, now), Some(vec![3]), "whatever its host");
+        assert_eq!(parent("a", "/x", None, 25), Some(vec![2]), "an incomplete run is a good parent");
+        assert_eq!(parent("a", "/x", None, now), Some(vec![3]), "whatever its host");
+        assert_eq!(parent("other", "/x", None, now), Some(vec![3]));
+        let tie = [snapshot(1, 10, "a", &["/x"], &[]), snapshot(2, 10, "b", &["/x"], &[])];
+        for (host, id) in [("a", 1), ("b", 2)] {
+            let run = choose(&tie, None, host, "/x", (now, 0)).unwrap().unwrap();
+            assert_eq!(run.parts[0].0.as_bytes()[0], id, "the host breaks a tie");
+        }
+        let base = |host, root, until| {
+            baseline(&all, host, root, (until, 0)).map(|run| run.parts[0].0.as_bytes()[0])
+        };
+        assert_eq!(base("a", "/x", now), Some(1), "the last that succeeded, of the same host");
+        assert_eq!((base("b", "/x", now), base("other", "/x", now)), (Some(3), Some(3)));
+        assert_eq!((base("c", "/p", now), base("a", "/none", now)), (Some(6), None));
         assert_eq!(parent("a", "/x", None, 15), Some(vec![1]), "dated back");
         assert_eq!(parent("a", "/z", None, now), Some(vec![5]), "one of several paths");
         assert_eq!(parent("c", "/p", None, now), Some(vec![6, 7]), "all parts before a run that broke off");

@@ -10,6 +10,7 @@
 //! | `after` | the part holds keys behind this one; left out in the first part |
 //! | `bytes` | bytes of contents that were listed |
 //! | `exceptions` | objects that were listed and are not in the snapshot; left out if there are none |
+//! | `excluded` | objects that were listed and that the selection left out; left out if there are none |
 //! | `hash` | of the [`Proof`] |
 //! | `keys` | objects that were listed |
 //! | `splits` | keys that cut the part into ranges of about equal length, for the next listing |
@@ -90,6 +91,8 @@ pub struct PartInfo {
     pub proven: bool,
     /// Objects that were listed and are not in the snapshot.
     pub exceptions: u64,
+    /// Objects that were listed and that the selection left out.
+    pub excluded: u64,
     /// Keys that cut it into ranges of about equal length.
     pub splits: Vec<Key>,
 }
@@ -101,6 +104,8 @@ struct Fields {
     bytes: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     exceptions: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    excluded: u64,
     hash: String,
     keys: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -129,6 +134,7 @@ impl PartInfo {
             proof: Proof { keys: fields.keys, bytes: fields.bytes, pages: 0, hash: fields.hash },
             proven: node.subtree == Some(fields.tree),
             exceptions: fields.exceptions,
+            excluded: fields.excluded,
             splits: fields.splits.into_iter().take(MAX_SPLITS).map(key).collect::<Option<_>>()?,
         })
     }
@@ -141,6 +147,7 @@ impl PartInfo {
             after,
             bytes: self.proof.bytes,
             exceptions: self.exceptions,
+            excluded: self.excluded,
             hash: self.proof.hash.clone(),
             keys: self.proof.keys,
             splits: self.splits.iter().map(|key| encoded(key.as_bytes())).collect(),
@@ -222,6 +229,7 @@ mod tests {
             proof: Proof { keys: 3, bytes: 9, pages: 0, hash: "00".into() },
             proven: true,
             exceptions: 1,
+            excluded: 2,
             splits: vec![Key::from("a/z"), Key::from("b")],
         };
         let mut node = directory(b"tree");
@@ -232,7 +240,9 @@ mod tests {
         assert_eq!(PartInfo::of(&node), Some(info));
         let text = String::from_utf8(node.xattrs[0].value.clone().unwrap().into()).unwrap();
         assert!(
-            text.starts_with(r#"{"after":"a%2F%FF%25%0A","bytes":9,"exceptions":1,"hash":"00","keys":3,"#),
+            text.starts_with(
+                r#"{"after":"a%2F%FF%25%0A","bytes":9,"exceptions":1,"excluded":2,"hash":"00","keys":3,"#
+            ),
             "{text}"
         );
         node.subtree = Some(Id::of(b"other"));

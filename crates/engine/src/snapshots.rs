@@ -1,9 +1,11 @@
 //! Finds the snapshots that a name means: `latest`, `latest~2`, an id, `run:<id>`, each with `:path`.
 //!
 //! A run writes one snapshot, or several when its keys are spread over parts. Parts carry the tags
-//! `run:<id>` and `parts:<number>`; `latest` is a run with all its parts that did not end incomplete.
+//! `run:<id>` and `parts:<number>`; `latest` is a run with all its parts that did not end incomplete. The id of a part
+//! means its whole run; of a run that broke off, where parts are missing, it means that part alone, and `run:<id>`
+//! all that there are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cistern_repository::{Id, Snapshot};
 
@@ -15,6 +17,10 @@ pub const RUN_TAG: &str = "run:";
 pub const PARTS_TAG: &str = "parts:";
 /// Tag of the snapshots of a run that could not read everything.
 pub const INCOMPLETE_TAG: &str = "incomplete";
+/// Tag of the snapshots of a run that left something out: by its selection, because it could not be read or was gone,
+/// or by itself (the repository within the source, other file systems). What such a snapshot does not hold may well
+/// be in the source.
+pub const PARTIAL_TAG: &str = "partial";
 
 /// The snapshots of one run of a backup.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,9 +34,10 @@ pub struct Run {
 impl Run {
     /// Whether every part is there: a run that broke off while it wrote its snapshots has fewer.
     pub fn is_whole(&self) -> bool {
-        let counts = self.parts.iter().flat_map(|(_, snapshot)| &snapshot.tags);
-        let counts = counts.filter_map(|tag| tag.strip_prefix(PARTS_TAG)?.parse::<usize>().ok());
-        counts.max().is_none_or(|wanted| self.parts.len() >= wanted)
+        let counts = self.parts.iter().filter_map(|(_, snapshot)| Some(run_of(snapshot)?.parts));
+        // A part that was copied or tagged may be there twice.
+        let paths: HashSet<_> = self.parts.iter().map(|(_, snapshot)| &snapshot.paths).collect();
+        counts.max().is_none_or(|wanted| paths.len() >= wanted)
     }
 
     /// Whether nothing was missing when it ended.
@@ -45,6 +52,25 @@ impl Run {
     }
 }
 
+/// Refuses tags that say something about a run, which only the run itself can know.
+///
+/// # Errors
+/// `Invalid`.
+pub(crate) fn check_tags(tags: &[String]) -> Result<()> {
+    let reserved = |tag: &&String| {
+        tag.starts_with(RUN_TAG)
+            || tag.starts_with(PARTS_TAG)
+            || [INCOMPLETE_TAG, PARTIAL_TAG].contains(&&***tag)
+    };
+    match tags.iter().find(reserved) {
+        None => Ok(()),
+        Some(tag) => {
+            let names = format!("{RUN_TAG}…, {PARTS_TAG}…, {INCOMPLETE_TAG} and {PARTIAL_TAG}");
+            Err(Error::Invalid(format!("the tag '{tag}' is reserved, as are {names}: choose another")))
+        }
+    }
+}
+
 /// What a [`SnapshotSelector`] means.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selected {
@@ -54,20 +80,36 @@ pub struct Selected {
     pub subpath: Option<String>,
 }
 
+/// What a snapshot says of the run that it is a part of: all parts say the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct RunOf<'a> {
+    id: &'a str,
+    parts: usize,
+    host: &'a str,
+    root: Option<&'a String>,
+}
+
+fn run_of(snapshot: &Snapshot) -> Option<RunOf<'_>> {
+    let mut tags = snapshot.tags.iter();
+    let id = tags.clone().find_map(|tag| tag.strip_prefix(RUN_TAG))?;
+    let parts = tags.find_map(|tag| tag.strip_prefix(PARTS_TAG)?.parse().ok())?;
+    Some(RunOf { id, parts, host: &snapshot.hostname, root: snapshot.paths.first() })
+}
+
 /// The runs that these snapshots are, ascending by time.
 pub fn runs(snapshots: &[(Id, Snapshot)]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    let mut by_id: HashMap<&str, usize> = HashMap::new();
+    let mut known: HashMap<RunOf<'_>, usize> = HashMap::new();
     for (id, snapshot) in snapshots {
         let part = (*id, snapshot.clone());
-        let run = snapshot.tags.iter().find_map(|tag| tag.strip_prefix(RUN_TAG));
-        match run.and_then(|run| by_id.get(run)) {
+        let run = run_of(snapshot);
+        match run.and_then(|run| known.get(&run)) {
             Some(&i) => runs[i].parts.push(part),
             None => {
                 if let Some(run) = run {
-                    by_id.insert(run, runs.len());
+                    known.insert(run, runs.len());
                 }
-                runs.push(Run { id: run.map(str::to_owned), parts: vec![part] });
+                runs.push(Run { id: run.map(|run| run.id.to_owned()), parts: vec![part] });
             }
         }
     }
@@ -103,12 +145,19 @@ pub fn resolve(snapshots: &[(Id, Snapshot)], selector: &SnapshotSelector) -> Res
         None => name.split_once(':').map_or((name, None), |(name, path)| (name, Some(path))),
     };
     let run = if let Some(id) = name.strip_prefix(RUN_TAG) {
-        let found = runs(snapshots).into_iter().find(|run| run.id.as_deref() == Some(id));
-        found.ok_or_else(|| Error::NotFound(format!("there is no run {id}")))?
+        let mut found = runs(snapshots).into_iter().filter(|run| run.id.as_deref() == Some(id));
+        match (found.next(), found.next()) {
+            (Some(run), None) => run,
+            (None, _) => return Err(Error::NotFound(format!("there is no run {id}"))),
+            (Some(_), Some(_)) => return Err(Error::Invalid(format!("several runs are called {id}"))),
+        }
     } else if let Some(back) = latest(name)? {
         newest(snapshots, selector, back)?
     } else {
-        Run { id: None, parts: vec![by_id(snapshots, name)?.clone()] }
+        let (id, snapshot) = by_id(snapshots, name)?;
+        let mut runs = runs(snapshots).into_iter();
+        let whole = runs.find(|run| run.is_whole() && run.parts.iter().any(|(part, _)| part == id));
+        whole.unwrap_or_else(|| Run { id: None, parts: vec![(*id, snapshot.clone())] })
     };
     Ok(Selected { run, subpath: subpath.filter(|path| !path.is_empty()).map(str::to_owned) })
 }
@@ -195,13 +244,15 @@ pub(crate) mod tests {
     #[test]
     fn a_name_means_a_run_with_all_its_parts() {
         let all = some();
-        let table: [(&str, &[u8]); 9] = [
+        let table: [(&str, &[u8]); 11] = [
             ("latest", &[0x22]),
             ("latest~0", &[0x22]),
             ("latest~1", &[0x33, 0x34]),
             ("latest~2", &[0x11]),
             ("5", &[0x55]),
-            ("3333", &[0x33]),
+            ("3333", &[0x33, 0x34]),
+            ("44", &[0x44]),
+            ("run:r2", &[0x44]),
             ("run:r1", &[0x33, 0x34]),
             ("run:r1:/y", &[0x33, 0x34]),
             ("11:/x/z", &[0x11]),
@@ -230,6 +281,39 @@ pub(crate) mod tests {
         assert_eq!(find(&[], "latest"), Err("there is no snapshot".into()));
         let only_broken = [snapshot(1, 1, "a", &["/x"], &["incomplete"])];
         assert!(find(&only_broken, "latest").expect_err("incomplete").contains("1 incomplete"));
+    }
+
+    #[test]
+    fn only_what_belongs_together_is_a_run() {
+        let part = |id, host, path, name, tags: &[&str]| snapshot(id, 10, host, &[path, name], tags);
+        let tags = ["run:r", "parts:2"];
+        let grouped = |all: &[(Id, Snapshot)]| -> Vec<(usize, bool)> {
+            runs(all).iter().map(|run| (run.parts.len(), run.is_whole())).collect()
+        };
+        let first = || part(1, "a", "/x", "part-1", &tags);
+        for other in [
+            part(2, "b", "/x", "part-2", &tags),
+            part(2, "a", "/y", "part-2", &tags),
+            part(2, "a", "/x", "part-2", &["run:s", "parts:2"]),
+        ] {
+            assert_eq!(grouped(&[first(), other]), [(1, false), (1, false)]);
+        }
+        // A tag of the user's that looks like one of a run.
+        assert_eq!(grouped(&[first(), part(2, "a", "/x", "part-2", &["run:r"])]), [(1, false), (1, true)]);
+        assert_eq!(grouped(&[part(2, "a", "/x", "part-2", &["parts:9"])]), [(1, true)]);
+        assert_eq!(grouped(&[first(), part(2, "a", "/x", "part-1", &tags)]), [(2, false)], "one part, twice");
+        assert_eq!(grouped(&[first(), part(2, "a", "/x", "part-2", &tags)]), [(2, true)]);
+        let two = [first(), part(2, "b", "/x", "part-1", &tags)];
+        assert!(find(&two, "run:r").expect_err("which?").contains("several runs"));
+    }
+
+    #[test]
+    fn tags_of_runs_are_not_for_users() {
+        let check = |tag: &str| check_tags(&["mine".to_owned(), tag.to_owned()]).is_ok();
+        for reserved in ["run:1", "run:", "parts:2", "incomplete", "partial"] {
+            assert!(!check(reserved), "{reserved}");
+        }
+        assert!(check("running") && check("partially") && check("incomplete?"));
     }
 
     #[test]

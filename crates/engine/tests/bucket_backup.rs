@@ -196,6 +196,8 @@ async fn a_selection_leaves_objects_out() {
     );
     assert_eq!(bucket.ledger().snapshot().since(&before).count(Verb::Get), 1);
     assert_eq!(report.parts[0].proof.keys, 4, "the proof is about the listing");
+    assert_eq!(world.part(&report.snapshots[0]).await.excluded, 3);
+    assert_eq!(world.snapshots().await[0].1.tags, ["partial"]);
     let again = world.backup(&some).await.unwrap();
     assert_eq!(counts(&again), [1, 0, 0, 1, 0]);
 }
@@ -467,4 +469,71 @@ async fn what_cannot_be_read_is_named_and_the_rest_is_kept() {
     skip.on_unreadable = OnUnreadable::Skip;
     let report = world.backup(&skip).await.unwrap();
     assert_eq!((report.exceptions.total(), report.objects_unchanged), (3, 2));
+    assert_eq!(world.snapshots().await[1].1.tags, ["partial"]);
+}
+
+#[tokio::test]
+async fn a_run_that_did_not_succeed_is_no_reason_to_write_nothing() {
+    use cistern_bucket::ErrorKind;
+    use cistern_engine::OnUnreadable;
+    use cistern_testkit::{Fault, Faulty, Rule};
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    for key in ["a", "denied"] {
+        bucket.insert(key, key, Attributes::default());
+    }
+    let faulty = Faulty::new(bucket);
+    faulty.inject(Rule::new(Fault::Error(ErrorKind::Denied)).verb(Verb::Get).prefix("denied"));
+    let world = World::new(faulty).await;
+    let mut skip = task();
+    skip.skip_if_unchanged = true;
+    assert!(matches!(world.backup(&skip).await, Err(Error::Incomplete { .. })));
+    skip.on_unreadable = OnUnreadable::Skip;
+    for written in [1, 0] {
+        assert_eq!(world.backup(&skip).await.unwrap().snapshots.len(), written);
+    }
+    let (first, second) = (&world.snapshots().await[0].1, &world.snapshots().await[1].1);
+    assert_eq!(first.tree, second.tree, "only the tags tell them apart");
+}
+
+#[tokio::test]
+async fn tags_that_say_something_about_a_run_are_refused() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    bucket.insert("a", "a", Attributes::default());
+    let world = World::new(bucket).await;
+    for tag in ["run:1", "parts:1", "incomplete", "partial"] {
+        let mut tagged = task();
+        tagged.tags = vec!["mine".into(), tag.into()];
+        let error = world.backup(&tagged).await.expect_err(tag);
+        assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(tag), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_repository_within_its_source_is_refused() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    bucket.insert("a", "a", Attributes::default());
+    // The same bucket under whatever name of its server: the config tells.
+    let world = World::with(bucket.clone(), bucket.clone()).await;
+    let mut inside = task();
+    inside.repository = "s3://orders".parse().unwrap();
+    for (source, repository) in [
+        ("s3://orders", "s3://orders"),
+        ("s3:https://one.example/orders", "s3:https://two.example/orders"),
+        ("s3:https://one.example/orders", "s3:https://one.example/orders/backup"),
+        ("s3:https://one.example/orders/backup/data", "s3:https://one.example/orders/backup"),
+    ] {
+        (inside.source, inside.repository) = (source.parse().unwrap(), repository.parse().unwrap());
+        let error = world.backup(&inside).await.expect_err(source);
+        assert!(matches!(error, Error::Invalid(_)), "{error}");
+        assert!(error.to_string().contains("within each other"), "{error}");
+    }
+    // Another bucket of the same name, and a neighbour.
+    let apart = World::new(bucket).await;
+    for (source, repository) in [
+        ("s3:https://one.example/orders", "s3:https://two.example/orders"),
+        ("s3:https://one.example/orders", "s3:https://one.example/other"),
+    ] {
+        (inside.source, inside.repository) = (source.parse().unwrap(), repository.parse().unwrap());
+        apart.backup(&inside).await.unwrap();
+    }
 }

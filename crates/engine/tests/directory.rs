@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use cistern_bucket::{Class, ErrorKind, Verb};
 use cistern_engine::{Error, ExceptionKind, OnUnreadable, Report};
 use cistern_repository::NodeKind;
-use cistern_testkit::Random;
+use cistern_testkit::{Fault, Faulty, Random, Rule};
 use disk::{Disk, Hooked, look, touch};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
@@ -184,7 +184,10 @@ async fn a_snapshot_says_what_it_is_of_and_what_the_run_did() {
     let snapshot = disk.snapshot(&report.snapshots[0]).await;
     assert_eq!(snapshot.paths, [disk.source().to_str().unwrap()]);
     assert_eq!((&*snapshot.hostname, &*snapshot.username), ("test", "tester"));
-    assert_eq!((snapshot.tags, snapshot.excludes), (vec!["x".to_owned()], vec!["*.tmp".to_owned()]));
+    assert_eq!(
+        (snapshot.tags, snapshot.excludes),
+        (["x", "partial"].map(String::from).to_vec(), vec!["*.tmp".to_owned()])
+    );
     assert!(snapshot.program_version.starts_with("cistern "));
     let summary = snapshot.summary.unwrap();
     let depth = disk.source().components().count() as u64 - 1;
@@ -336,6 +339,8 @@ async fn includes_size_and_time_choose_files_and_leave_no_empty_way() {
     let found = disk.contents(&report.snapshots[0]).await;
     let found: Vec<_> = found.keys().map(|k| std::str::from_utf8(k).unwrap()).collect();
     assert_eq!(found, ["a/x.bin", "a/x.txt", "b/deep/y.txt", "top.txt"]);
+    assert_eq!(disk.snapshot(&report.snapshots[0]).await.tags, ["partial"]);
+    assert!(disk.snapshot(&disk.backup().await.snapshots[0]).await.tags.is_empty());
     let tree = disk.source_tree(&report.snapshots[0]).await;
     let repository = disk.open().await;
     let reader = repository.reader(repository.index().await.unwrap());
@@ -354,6 +359,7 @@ async fn the_repository_inside_the_source_is_left_out() {
         let reader = repository.reader(repository.index().await.unwrap());
         let tree = reader.tree(&node.subtree.unwrap()).await.unwrap();
         assert!(tree.get(b"source").is_some() && tree.get(b"repository").is_none());
+        assert_eq!(disk.snapshot(&report.snapshots[0]).await.tags, ["partial"]);
     }
     let itself = disk.task(|task| task.source = cistern_bucket::Address::Directory(disk.repository_path()));
     assert_eq!(disk.run(&itself).await.unwrap_err().class(), Class::Invalid);
@@ -505,6 +511,35 @@ async fn a_source_that_shrank_or_is_empty_is_refused_until_somebody_accepts_it()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn force_and_empty_do_not_get_around_the_guard() {
+    let disk = Disk::new().await;
+    for i in 0..10 {
+        disk.write(format!("d/{i}"), "x");
+    }
+    disk.backup().await;
+    for i in 0..6 {
+        std::fs::remove_file(disk.file(format!("d/{i}"))).unwrap();
+    }
+    let error = disk.run(&disk.task(|task| task.force = true)).await.unwrap_err();
+    assert!(matches!(error, Error::SourceShrunk { before: 10, now: 4, .. }), "{error}");
+    // A run of somebody else's does not measure this one.
+    let other = disk.task(|task| (task.host, task.accept_shrink) = ("other".into(), true));
+    disk.run(&other).await.unwrap();
+    assert!(matches!(disk.run(&disk.task(|_| ())).await, Err(Error::SourceShrunk { before: 10, .. })));
+    std::fs::remove_dir_all(disk.file("d")).unwrap();
+    for allowing in [
+        disk.task(|task| task.max_shrink = 1.0),
+        disk.task(|task| (task.max_shrink, task.allow_empty) = (1.0, true)),
+        disk.task(|task| (task.max_shrink, task.force, task.allow_empty) = (1.0, true, true)),
+    ] {
+        let error = disk.run(&allowing).await.unwrap_err();
+        assert!(matches!(error, Error::SourceShrunk { before: 10, now: 0, .. }), "{error}");
+    }
+    disk.run(&disk.task(|task| task.accept_shrink = true)).await.unwrap();
+    disk.run(&disk.task(|task| task.allow_empty = true)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_is_not_there_leaves_no_trace() {
     let disk = Disk::new().await;
     let before = look(&disk.repository_path());
@@ -572,7 +607,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_saved() {
             assert_eq!(sorted, expected);
             assert_eq!(disk.contents(&report.snapshots[0]).await.into_keys().collect::<Vec<_>>(), [b"good"]);
             let tags = disk.snapshot(&report.snapshots[0]).await.tags;
-            assert_eq!(tags, ["incomplete"], "so that it is not taken for the latest good one");
+            assert_eq!(tags, ["incomplete", "partial"], "so that it is not taken for the latest good one");
             // restic saves the same.
             let output =
                 disk.restic(&[OsStr::new("backup"), disk.source().as_os_str(), OsStr::new("--json")]);
@@ -585,7 +620,7 @@ fn what_cannot_be_read_is_named_and_the_rest_is_saved() {
             let skip = disk.task(|task| task.on_unreadable = OnUnreadable::Skip);
             let report = disk.run(&skip).await.unwrap();
             assert_eq!(report.exceptions.total(), 4);
-            assert!(disk.snapshot(&report.snapshots[0]).await.tags.is_empty());
+            assert_eq!(disk.snapshot(&report.snapshots[0]).await.tags, ["partial"]);
             for path in ["dir", "passable"] {
                 chmod(path, 0o700);
             }
@@ -627,6 +662,53 @@ async fn what_vanishes_or_changes_its_kind_while_others_are_read_is_no_disaster(
     assert_eq!((report.objects_vanished, report.exceptions.count(ExceptionKind::Unreadable)), (1, 2));
     assert_eq!(disk.contents(&report.snapshots[0]).await.len(), 93);
     disk.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_vanishes_counts_as_what_was_in_it() {
+    let mut disk = Disk::new().await;
+    disk.options.workers = 1;
+    disk.options.memory = 16 << 20;
+    let mut random = Random::new(4);
+    for i in 0..40 {
+        disk.write(format!("~gone/{i}"), "x");
+        disk.write(format!("{i:02}"), "before");
+    }
+    disk.backup().await;
+    for i in 0..40 {
+        disk.write(format!("{i:02}"), bytes(&mut random, 1 << 20));
+    }
+    let gone = disk.file("~gone");
+    disk.bucket = Some(at_the_first_pack(&disk, move || std::fs::remove_dir_all(&gone).unwrap()));
+    let error = disk.run(&disk.task(|_| ())).await.unwrap_err();
+    let Error::File { source, .. } = &error else { panic!("{error}") };
+    assert!(source.to_string().contains("40 of 80 objects vanished"), "{source}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_uploads_hang_can_be_stopped() {
+    let mut disk = Disk::new().await;
+    disk.options.workers = 1;
+    disk.options.memory = 16 << 20;
+    let mut random = Random::new(5);
+    for i in 0..80 {
+        disk.write(format!("{i:02}"), bytes(&mut random, 1 << 20));
+    }
+    let faulty = Faulty::new(disk.plain());
+    faulty.inject(Rule::new(Fault::Hang).verb(Verb::Put).prefix("data/"));
+    disk.bucket = Some(faulty.clone());
+    let cancel = disk.cancel.clone();
+    let stopping = async {
+        let begun = || faulty.requests().iter().filter(|r| r.key.as_bytes().starts_with(b"data/")).count();
+        while begun() < 2 {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+    };
+    let task = disk.task(|_| ());
+    let both = async { tokio::join!(disk.run(&task), stopping).0 };
+    let outcome = tokio::time::timeout(std::time::Duration::from_secs(60), both).await;
+    assert!(matches!(outcome.expect("it ends"), Err(Error::Cancelled)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cistern_bucket::{
-    Attributes, Bucket, Capabilities, DeleteOutcome, Entry, ErrorKind, Get, GetOptions, Key, Ledger,
-    ListRequest, Memory, Page, PartId, Put, PutOptions, Result, Tags, Upload, Verb,
+    Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, ErrorKind, Get, GetOptions, Key,
+    Ledger, ListRequest, Memory, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
 use cistern_engine::{Backup, BackupReport, Error, ExceptionKind, Report};
 use cistern_repository::{CheckOptions, check};
@@ -146,12 +146,48 @@ async fn a_wrong_or_short_body_is_read_again_and_then_an_error() {
     assert!(matches!(&error, Error::Source(e) if e.kind == ErrorKind::BadAnswer), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_range_of_a_large_object_is_noticed_before_the_object_is_kept() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    let mut content = vec![0; 20 << 20];
+    seed(8).random().fill(&mut content);
+    bucket.insert("large", content.clone(), Attributes::default());
+    // One that was put in parts has no entity tag that is a checksum, but has others.
+    let options = PutOptions { sha256: None, ..PutOptions::default() };
+    let upload = bucket.begin_upload(&Key::from("parts"), &options).await.unwrap();
+    let mut parts = Vec::new();
+    for (number, piece) in content.chunks(10 << 20).enumerate() {
+        let piece = [Bytes::copy_from_slice(piece)];
+        parts.push(bucket.upload_part(&upload, number as u32 + 1, &piece).await.unwrap());
+    }
+    bucket.complete_upload(&upload, &parts, &options).await.unwrap();
+    let faulty = Faulty::new(bucket.clone());
+    let world = World::new(faulty.clone()).await;
+    for n in 0..3 {
+        faulty.reset();
+        faulty.inject(Rule::new(Fault::WrongBody(5)).verb(Verb::Get).prefix("large").nth(n));
+        let report = world.backup(&again()).await.unwrap();
+        assert!(world.kept(&report.snapshots).await == expected(&bucket), "wrong range {n}");
+        let gets =
+            faulty.requests().iter().filter(|r| r.verb == Verb::Get && r.key == "large".into()).count();
+        assert_eq!(gets, 6, "it was read again");
+    }
+    let snapshots = world.snapshots().await.len();
+    faulty.reset();
+    faulty.inject(Rule::new(Fault::WrongBody(5)).verb(Verb::Get).prefix("large"));
+    let error = world.backup(&again()).await.expect_err("always wrong");
+    assert!(matches!(&error, Error::Source(e) if e.kind == ErrorKind::BadAnswer), "{error}");
+    assert_eq!(world.snapshots().await.len(), snapshots);
+}
+
 /// Does something to the bucket below at the first read (or at every read) of an object, before it is answered.
 #[derive(Debug)]
 struct Meddler {
     inner: Arc<Memory>,
     plan: Mutex<BTreeMap<Key, (u32, What)>>,
     writes: AtomicU64,
+    /// The listing after which the next one panics.
+    panic_after: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +200,12 @@ enum What {
 impl Meddler {
     fn new(inner: Arc<Memory>, plan: &[(&str, u32, What)]) -> Arc<Self> {
         let plan = plan.iter().map(|(key, times, what)| (Key::from(*key), (*times, *what))).collect();
-        Arc::new(Meddler { inner, plan: Mutex::new(plan), writes: AtomicU64::new(0) })
+        Arc::new(Meddler {
+            inner,
+            plan: Mutex::new(plan),
+            writes: AtomicU64::new(0),
+            panic_after: AtomicU64::new(u64::MAX),
+        })
     }
 
     fn meddle(&self, key: &Key) {
@@ -205,6 +246,7 @@ impl Bucket for Meddler {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Page> {
+        assert_ne!(self.panic_after.fetch_sub(1, Relaxed), 0, "as if there were a bug");
         self.inner.list(request).await
     }
 
@@ -215,6 +257,10 @@ impl Bucket for Meddler {
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         self.meddle(key);
         self.inner.get(key, options).await
+    }
+
+    async fn checksums(&self, key: &Key, revision: &Revision) -> Result<Checksums> {
+        self.inner.checksums(key, revision).await
     }
 
     async fn put(&self, key: &Key, body: &[Bytes], options: &PutOptions) -> Result<Put> {
@@ -296,6 +342,41 @@ async fn many_vanished_objects_are_an_error() {
     assert_eq!(world.snapshots().await.len(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_that_falls_silent_has_not_come_to_its_end() {
+    let bucket = Arc::new(Memory::new("s3://orders").page_size(5));
+    (0..20).for_each(|i| bucket.insert(format!("{i:02}"), "x", Attributes::default()));
+    let meddler = Meddler::new(bucket, &[]);
+    let world = World::new(meddler.clone()).await;
+    for after in 0..4 {
+        meddler.panic_after.store(after, Relaxed);
+        let error = world.backup(&task()).await.expect_err("the listing broke off");
+        assert!(matches!(error, Error::Broken(_)), "{error}");
+        assert_eq!(world.snapshots().await.len(), 0);
+    }
+    meddler.panic_after.store(u64::MAX, Relaxed);
+    assert_eq!(world.backup(&task()).await.unwrap().objects_listed, 20);
+}
+
+#[tokio::test]
+async fn a_damaged_earlier_run_is_no_parent_and_still_guards() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    (0..10).for_each(|i| bucket.insert(format!("{i}"), "x", Attributes::default()));
+    let repository = Arc::new(Memory::new("s3://repository"));
+    let world = World::with(bucket.clone(), repository.clone()).await;
+    world.backup(&task()).await.unwrap();
+    for pack in repository.keys().iter().filter(|key| key.as_bytes().starts_with(b"data/")) {
+        assert!(repository.corrupt(pack, |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 1)));
+    }
+    let report = world.backup(&task()).await.unwrap();
+    assert_eq!((report.objects_new, report.objects_unchanged, report.parent), (10, 0, None));
+    for i in 0..6 {
+        bucket.remove(&Key::from(format!("{i}")));
+    }
+    let error = world.backup(&task()).await.expect_err("six of ten are gone");
+    assert!(matches!(error, Error::SourceShrunk { before: 10, now: 4, .. }), "{error}");
+}
+
 #[tokio::test]
 async fn tags_that_may_not_be_read_are_unknown_and_not_absent() {
     let bucket = Arc::new(Memory::new("s3://orders"));
@@ -303,12 +384,25 @@ async fn tags_that_may_not_be_read_are_unknown_and_not_absent() {
     bucket.insert("untagged", "x", attributes(3));
     let faulty = Faulty::new(bucket.clone());
     faulty.inject(Rule::new(Fault::Error(ErrorKind::Denied)).verb(Verb::Tags));
-    let world = World::new(faulty).await;
+    let world = World::new(faulty.clone()).await;
     let report = world.backup(&task()).await.unwrap();
     assert_eq!(report.exceptions.count(ExceptionKind::AttributeLost), 1);
     let kept = world.kept(&report.snapshots).await;
     assert_eq!(kept[&Key::from("tagged")].attributes.tags, None);
     assert_eq!(kept[&Key::from("untagged")].attributes.tags, Some(Tags::new()));
+    // As long as they may not be read, nothing changes; then only they are read.
+    let still = world.backup(&task()).await.unwrap();
+    assert_eq!((still.objects_unchanged, still.exceptions.count(ExceptionKind::AttributeLost)), (2, 1));
+    assert_eq!(world.trees(&still.snapshots).await, world.trees(&report.snapshots).await);
+    faulty.reset();
+    for (changed, asked) in [(1, 1), (0, 0)] {
+        let before = bucket.ledger().snapshot();
+        let report = world.backup(&task()).await.unwrap();
+        let spent = bucket.ledger().snapshot().since(&before);
+        assert_eq!((report.objects_changed, report.objects_unchanged), (changed, 2 - changed));
+        assert_eq!((spent.count(Verb::Get), spent.count(Verb::Tags)), (0, asked));
+        assert!(world.kept(&report.snapshots).await == expected(&bucket));
+    }
     let mut without = again();
     without.tags_of_objects = false;
     let before = bucket.ledger().snapshot();

@@ -1,9 +1,10 @@
 //! The index: which blob lies where; as files of JSON in the repository, and as a sorted table in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::idset::IdSet;
 use crate::json::{self, Scanner};
 use crate::pack::PackedBlob;
 use crate::{BlobKind, Error, Id, Result};
@@ -482,7 +483,7 @@ const SHARDS: usize = 64;
 
 /// Which blobs this run has taken upon itself to store; shared by all workers.
 pub struct Pending {
-    shards: [[Mutex<HashSet<Id, FirstBytes>>; SHARDS]; 2],
+    shards: [[Mutex<IdSet>; SHARDS]; 2],
 }
 
 impl Pending {
@@ -493,7 +494,7 @@ impl Pending {
 
     /// Claims a blob: true for the first who asks, who then has to store it.
     pub fn claim(&self, kind: BlobKind, id: &Id) -> bool {
-        self.shard(kind, id).lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
+        self.shard(kind, id).lock().unwrap_or_else(PoisonError::into_inner).insert(id)
     }
 
     /// Whether a blob has been claimed.
@@ -512,8 +513,8 @@ impl Pending {
         self.len() == 0
     }
 
-    fn shard(&self, kind: BlobKind, id: &Id) -> &Mutex<HashSet<Id, FirstBytes>> {
-        // Not the bytes that the set hashes by.
+    fn shard(&self, kind: BlobKind, id: &Id) -> &Mutex<IdSet> {
+        // Not the bytes that the set goes by.
         &self.shards[kind as usize][id.as_bytes()[31] as usize % SHARDS]
     }
 }
@@ -559,6 +560,8 @@ impl LiveIndex {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -58,6 +58,7 @@ pub mod crypto;
 mod error;
 pub mod file;
 mod id;
+mod idset;
 pub mod index;
 mod json;
 pub mod key;

@@ -5,6 +5,7 @@
 //! 200 ms and looks again; of two who do so at once at least one sees the other. What is safe without any lock
 //! (all content is named by its hash, nothing is overwritten) does not depend on it; deleting does.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -119,6 +120,8 @@ struct Shared {
     state: Mutex<State>,
     /// True once the lock is lost.
     lost: watch::Sender<bool>,
+    /// Somebody has removed the lock, at some time: what was there may have been removed as well.
+    doubtful: AtomicBool,
 }
 
 struct State {
@@ -161,9 +164,13 @@ async fn try_take(inner: &Arc<Inner>, kind: LockKind, who: &Identity) -> Result<
     let (id, _) = inner.save_json(FileKind::Lock, json(&file)).await?;
     // From here on the file is removed whatever happens, also when the caller is cancelled.
     let state = State { ids: vec![id], refreshed: (Instant::now(), SystemTime::now()) };
-    let shared =
-        Shared { inner: inner.clone(), file, state: Mutex::new(state), lost: watch::Sender::new(false) };
-    let shared = Arc::new(shared);
+    let shared = Arc::new(Shared {
+        inner: inner.clone(),
+        file,
+        state: Mutex::new(state),
+        lost: watch::Sender::new(false),
+        doubtful: AtomicBool::new(false),
+    });
     let task = tokio::spawn(refresh(shared.clone())).abort_handle();
     let lock = Lock { shared, task };
     sleep(SETTLE).await;
@@ -227,6 +234,15 @@ async fn read(inner: &Arc<Inner>, id: &Id) -> Result<Option<LockFile>> {
     }
 }
 
+/// Whether a lock file exists.
+async fn is_file(inner: &Inner, id: &Id) -> Result<bool> {
+    match inner.bucket.head(&FileKind::Lock.key(id)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NoSuchKey => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Writes the lock anew until it is lost or the task is aborted.
 async fn refresh(shared: Arc<Shared>) {
     loop {
@@ -258,7 +274,8 @@ impl Shared {
         instant.elapsed().max(wall.elapsed().unwrap_or_default())
     }
 
-    /// Writes a new file, then deletes the old ones.
+    /// Writes a new file, then deletes the old ones. If the old one is not there any more, there was a time without a
+    /// lock, which the new file must not hide.
     async fn renew(&self) -> Result<()> {
         if self.age() >= LOST {
             // Others have taken the lock for stale, or may at any moment.
@@ -270,12 +287,26 @@ impl Shared {
         let late = || Error::LockLost { detail: "the bucket did not answer in time".into() };
         let saving = self.inner.save_json(FileKind::Lock, json(&file));
         let (id, _) = tokio::time::timeout(left, saving).await.map_err(|_| late())??;
+        let last = {
+            let mut state = self.state();
+            state.ids.push(id);
+            state.ids.first().copied()
+        };
+        // Only now: whoever looks from here on sees the new one.
+        if let Some(last) = last.filter(|last| *last != id) {
+            let looking = is_file(&self.inner, &last);
+            let is_there = tokio::time::timeout(left, looking).await.map_err(|_| late())??;
+            if !is_there {
+                tracing::warn!(lock = %last, "somebody has removed the lock on the repository");
+                self.doubtful.store(true, Relaxed);
+            }
+        }
         let old = {
             let mut state = self.state();
             state.refreshed = begun;
             std::mem::replace(&mut state.ids, vec![id])
         };
-        for id in old {
+        for id in old.into_iter().filter(|old| *old != id) {
             if let Err(error) = self.inner.remove(FileKind::Lock, &id).await {
                 tracing::warn!(%error, "an old lock of ours could not be removed");
                 self.state().ids.push(id);
@@ -313,24 +344,15 @@ impl Lock {
         if *self.shared.lost.borrow() || self.shared.age() >= LOST { Err(self.shared.loss()) } else { Ok(()) }
     }
 
-    /// Whether the lock file still exists: others may have removed it.
-    pub(crate) async fn is_there(&self) -> Result<bool> {
-        let ids = self.shared.state().ids.clone();
-        let bucket = &self.shared.inner.bucket;
-        for id in ids {
-            match bucket.head(&FileKind::Lock.key(&id)).await {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind == ErrorKind::NoSuchKey => (),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        // It may have been refreshed since we looked at its name.
-        let now = self.shared.state().ids.clone();
-        for id in now {
-            match bucket.head(&FileKind::Lock.key(&id)).await {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind == ErrorKind::NoSuchKey => (),
-                Err(error) => return Err(error.into()),
+    /// Whether the lock file still exists and always did: others may have removed it.
+    pub(crate) async fn was_always_there(&self) -> Result<bool> {
+        // The second time because it may have been refreshed since we looked at its name.
+        for _ in 0..2 {
+            let ids = self.shared.state().ids.clone();
+            for id in ids {
+                if is_file(&self.shared.inner, &id).await? {
+                    return Ok(!self.shared.doubtful.load(Relaxed));
+                }
             }
         }
         Ok(false)

@@ -176,6 +176,15 @@ impl Opener {
         }
     }
 
+    /// Proves that the header of a pack just closed names the pack's blobs.
+    pub fn prove_header(&self, pack: &ClosedPack) -> Result<()> {
+        let PackBuilder { bytes, blobs, .. } = &pack.0;
+        match read_header(&self.key, bytes.len() as u64, bytes)? {
+            Header::Blobs(read) if read == *blobs => Ok(()),
+            _ => Err(Error::damaged("pack header", "what was just sealed does not name the pack's blobs")),
+        }
+    }
+
     /// Opens a sealed text in place.
     pub fn open_plain<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a mut [u8]> {
         self.key.open_in_place(sealed)
@@ -245,6 +254,12 @@ impl PackBuilder {
     /// Whether the pack has reached `size` or as many blobs as a header takes.
     pub fn is_full(&self, size: u32) -> bool {
         self.bytes.len() >= size as usize || self.blobs.len() >= MAX_ENTRIES
+    }
+
+    /// Whether all blobs of another pack can be added without passing `size` or what a header takes.
+    pub fn has_room_for(&self, other: &PackBuilder, size: u32) -> bool {
+        self.bytes.len() + other.bytes.len() <= size as usize
+            && self.blobs.len() + other.blobs.len() <= MAX_ENTRIES
     }
 
     /// Compresses and seals `plain`, whose name is `id`, at the end of the pack.
@@ -415,6 +430,40 @@ pub fn parse_header(mut plain: &[u8], data_length: u64) -> Result<Vec<PackedBlob
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_packs_become_one_only_if_their_entries_fit_into_one_header() {
+        let pack = |entries: usize| {
+            let mut pack = PackBuilder::new(BlobKind::Data, 0);
+            for _ in 0..entries {
+                pack.add_sealed(Id::of(b"x"), &[0; OVERHEAD], Some(1)).unwrap();
+            }
+            pack
+        };
+        let (half, more) = (pack(MAX_ENTRIES / 2), pack(MAX_ENTRIES / 2 + 2));
+        assert!(half.has_room_for(&half, 128 << 20));
+        assert!(!half.has_room_for(&more, 128 << 20), "entries");
+        assert!(!half.has_room_for(&half, DEFAULT_SIZE / 2), "bytes");
+    }
+
+    #[test]
+    fn a_header_that_was_sealed_wrongly_is_noticed() {
+        let key = key();
+        let (mut sealer, opener) = (Sealer::new(key.clone(), Some(3)).unwrap(), Opener::new(key).unwrap());
+        let closed = |sealer: &mut Sealer| {
+            let mut pack = PackBuilder::new(BlobKind::Data, 1 << 10);
+            pack.add(sealer, Id::of(b"one"), b"one").unwrap();
+            pack.close(sealer).unwrap()
+        };
+        opener.prove_header(&closed(&mut sealer)).unwrap();
+        let mut bit = closed(&mut sealer);
+        let last = bit.0.bytes.len() - TRAILER - 1;
+        bit.0.bytes[last] ^= 1;
+        opener.prove_header(&bit).unwrap_err();
+        let mut other = closed(&mut sealer);
+        other.0.blobs[0].id = Id::of(b"two");
+        opener.prove_header(&other).unwrap_err();
+    }
 
     fn key() -> Arc<MasterKey> {
         Arc::new(MasterKey::generate().unwrap())

@@ -170,23 +170,25 @@ impl Repository {
             Err(error) if error.kind == ErrorKind::NoSuchKey => (),
             Err(error) => return Err(error.into()),
         }
-        let keys =
-            ListRequest { prefix: FileKind::Key.prefix().into(), limit: Some(1), ..ListRequest::default() };
-        if !bucket.list(&keys).await?.entries.is_empty() {
-            // The config was lost, or somebody else is creating a repository right now.
-            return Err(Error::AlreadyARepository { place: place() });
-        }
         let config = Config::create(polynomial)?;
-        let (secret, user, host) = (password.clone(), who.username.clone(), who.hostname.clone());
-        let (master, key_file) = blocking(move || {
-            let master = MasterKey::generate()?;
-            let file = KeyFile::create(&master, &secret, &user, &host, Time::from(jiff::Timestamp::now()))?;
-            Ok((master, file))
-        })
-        .await?;
-        let master = Arc::new(master);
-        let key_json = key_file.to_json();
-        let key_id = Id::of(&key_json);
+        let (key_id, master, key_json) = match holds(&*bucket, FileKind::Key).await? {
+            true => match unfinished(&*bucket, password).await? {
+                Some((id, master)) => (id, Arc::new(master), None),
+                // The config was lost, or somebody else is creating a repository right now.
+                None => return Err(Error::AlreadyARepository { place: place() }),
+            },
+            false => {
+                let (secret, user, host) = (password.clone(), who.username.clone(), who.hostname.clone());
+                let (master, file) = blocking(move || {
+                    let (master, now) = (MasterKey::generate()?, Time::from(jiff::Timestamp::now()));
+                    let file = KeyFile::create(&master, &secret, &user, &host, now)?;
+                    Ok((master, file))
+                })
+                .await?;
+                let json = file.to_json();
+                (Id::of(&json), Arc::new(master), Some(json))
+            }
+        };
         let sealed =
             file::seal(&mut Sealer::new(master.clone(), None)?, FileKind::Config, &config.to_json())?;
         let create_only = bucket.capabilities().create_only;
@@ -195,12 +197,24 @@ impl Repository {
             let options = PutOptions { create_only, sha256, ..PutOptions::default() };
             bucket.put(&key, &[bytes.into()], &options).await
         };
-        put(FileKind::Key.key(&key_id), key_json).await?;
-        match put(config_key, sealed).await {
+        let new_key = key_json.is_some();
+        if let Some(json) = key_json {
+            put(FileKind::Key.key(&key_id), json).await?;
+        }
+        match put(config_key, sealed.clone()).await {
             Ok(_) => Repository::assemble(bucket, master, key_id, config, options),
             Err(error) if error.kind == ErrorKind::AlreadyExists => {
-                // Somebody else was faster: our key would open nothing.
-                bucket.delete(&FileKind::Key.key(&key_id)).await?;
+                let there = fetch(&*bucket, FileKind::Config, &Id::default()).await?;
+                if *there == *sealed {
+                    // It is ours: the answer to an earlier attempt was lost.
+                    return Repository::assemble(bucket, master, key_id, config, options);
+                }
+                let mut opener = Opener::new(master)?;
+                if new_key && file::open(&mut opener, FileKind::Config, &Id::default(), there.into()).is_err()
+                {
+                    // Somebody else was faster: our key opens nothing.
+                    bucket.delete(&FileKind::Key.key(&key_id)).await?;
+                }
                 Err(Error::AlreadyARepository { place: place() })
             }
             Err(error) => Err(error.into()),
@@ -218,7 +232,13 @@ impl Repository {
             |detail: &str| Error::NotARepository { place: bucket.name().into(), detail: detail.into() };
         let sealed = match fetch(&*bucket, FileKind::Config, &Id::default()).await {
             Err(Error::Bucket(error)) if error.kind == ErrorKind::NoSuchKey => {
-                return Err(none("it has no file named config"));
+                return Err(match holds(&*bucket, FileKind::Key).await {
+                    Ok(true) => none(
+                        "it has a key but no config: creating it broke off, or the config was lost; \
+                         init with the same password finishes what broke off",
+                    ),
+                    _ => none("it has no file named config"),
+                });
             }
             Err(Error::Bucket(error)) if error.kind == ErrorKind::NoSuchBucket => {
                 return Err(none("the bucket does not exist"));
@@ -396,6 +416,27 @@ impl std::fmt::Debug for Repository {
     }
 }
 
+/// Whether there is any file of a kind.
+async fn holds(bucket: &dyn Bucket, kind: FileKind) -> Result<bool> {
+    let request = ListRequest { prefix: kind.prefix().into(), limit: Some(1), ..ListRequest::default() };
+    Ok(!bucket.list(&request).await?.entries.is_empty())
+}
+
+/// The key of a repository whose creation broke off before there was a config, if the password opens it. Where there
+/// is anything else, the config was there and is lost: nothing is built upon that.
+async fn unfinished(bucket: &dyn Bucket, password: &SecretString) -> Result<Option<(Id, MasterKey)>> {
+    for kind in [FileKind::Pack, FileKind::Index, FileKind::Snapshot] {
+        if holds(bucket, kind).await? {
+            return Ok(None);
+        }
+    }
+    match open_master(bucket, password, None).await {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Bucket(error)) if error.kind != ErrorKind::NoSuchKey => Err(Error::Bucket(error)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Tries the password on every key, the hinted one first.
 async fn open_master(
     bucket: &dyn Bucket,
@@ -408,7 +449,7 @@ async fn open_master(
         return Err(Error::NotARepository { place: bucket.name().into(), detail });
     }
     keys.sort_by_key(|id| Some(*id) != hint);
-    let mut unreadable = None;
+    let (mut unreadable, mut refused) = (None, false);
     for id in keys.iter().take(MAX_KEYS) {
         let parsed = match fetch_key(bucket, id).await {
             Ok(parsed) => parsed,
@@ -421,11 +462,17 @@ async fn open_master(
         let secret = password.clone();
         match blocking(move || parsed.open(&secret)).await {
             Ok(master) => return Ok((*id, master)),
-            Err(Error::WrongPassword { .. }) => (),
+            Err(Error::WrongPassword { .. }) => refused = true,
             Err(error) => drop(unreadable.get_or_insert(error.named(*id))),
         }
     }
-    Err(unreadable.unwrap_or(Error::WrongPassword { keys: keys.len().min(MAX_KEYS) }))
+    let wrong = Error::WrongPassword { keys: keys.len().min(MAX_KEYS) };
+    Err(match unreadable {
+        // A file that is no key of ours stands beside keys that are: the password is what does not fit.
+        Some(Error::Damaged { .. } | Error::BadParameter { .. }) if refused => wrong,
+        Some(error) => error,
+        None => wrong,
+    })
 }
 
 async fn fetch_key(bucket: &dyn Bucket, id: &Id) -> Result<KeyFile> {

@@ -271,9 +271,13 @@ impl Writer {
     /// permit of 0 bytes now and then.
     ///
     /// # Errors
-    /// The first error of the writer.
+    /// The first error of the writer; [`Error::BadParameter`] for a tree that is too long for readers, ours included.
     pub fn tree(&self, bytes: Vec<u8>) -> Result<Id> {
         self.core.check()?;
+        if bytes.len() > BlobKind::Tree.max_length() as usize {
+            let detail = format!("its tree has {} bytes, which no reader would take", bytes.len()).into();
+            return Err(Error::BadParameter { what: "directory", detail });
+        }
         let id = Id::of(&bytes);
         if self.core.live.claim(BlobKind::Tree, &id) {
             let permit = self.core.budget.force(bytes.len());
@@ -298,7 +302,7 @@ impl Writer {
     /// Makes everything durable, packs before index before snapshots, and releases the lock. Tickets that are not
     /// answered by then are answered before; a [`FileWriter`] that is not finished is discarded.
     ///
-    /// If the lock file is gone by then (somebody has removed it as stale), others may have removed data: then
+    /// If the lock file was gone at some time (somebody has removed it as stale), others may have removed data: then
     /// all that the snapshots need is looked for first.
     ///
     /// # Errors

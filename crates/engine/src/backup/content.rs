@@ -1,7 +1,7 @@
 //! Reads objects in exactly the state in which they were listed, checks what came, and stores it.
 //!
 //! Objects up to [`LARGE`] are read in one request and stored in batches; larger ones in ranges, several at once,
-//! pushed in order. Requests in flight and bytes in memory are bounded, whatever the objects are. An object that was
+//! pushed in order, and compared as a whole with the store's checksum. Requests in flight and bytes in memory are bounded, whatever the objects are. An object that was
 //! replaced meanwhile is looked up again and read in its new state; one that is gone is gone; a body that is not what
 //! the store says it is, is read again and then an error.
 
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cistern_bucket::{
-    Attributes, Body, Bucket, Entry, Error as BucketError, ErrorKind, Get, GetOptions, Key, ListRequest,
-    Revision, Tags, Verb, Verifier,
+    Attributes, Body, Bucket, Checksums, Entry, Error as BucketError, ErrorKind, Get, GetOptions, Key,
+    ListRequest, Revision, Tags, Verb, Verifier,
 };
 use cistern_repository::{Contents, Id, Writer};
 use futures::future::{Either, select};
@@ -68,6 +68,9 @@ pub(crate) struct Stored {
 /// A running read. Dropping it stops it.
 pub(crate) type Reading = AbortOnDropHandle<Result<Read>>;
 
+/// Running reads of the tags alone; `None` if they cannot be known.
+pub(crate) type ReadingTags = AbortOnDropHandle<Result<Option<Tags>>>;
+
 /// Reads objects of one bucket into one repository.
 pub(crate) struct Objects {
     bucket: Arc<dyn Bucket>,
@@ -102,6 +105,7 @@ struct Piece {
 struct Slice {
     bytes: Bytes,
     attributes: Attributes,
+    checksums: Checksums,
     _memory: OwnedSemaphorePermit,
 }
 
@@ -137,6 +141,31 @@ impl Objects {
         let admission = self.admit(entry.size).await;
         let this = self.clone();
         AbortOnDropHandle::new(tokio::spawn(async move { this.read(entry, admission).await }))
+    }
+
+    /// Begins to read the tags of an object whose contents and other attributes are known, unless nobody wants them.
+    pub fn begin_tags(self: &Arc<Self>, key: Key) -> Option<ReadingTags> {
+        if !self.wants_tags || !self.bucket.capabilities().tags {
+            return None;
+        }
+        let this = self.clone();
+        Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut probed = None;
+            if !this.tags_are_readable(&key, &mut probed).await? {
+                return Ok(None);
+            }
+            match probed {
+                Some(tags) => Ok(Some(tags)),
+                None => match this.read_tags(&key).await {
+                    Ok(tags) => Ok(Some(tags)),
+                    // One that is gone is seen by the next listing.
+                    Err(Error::Source(error)) if refused(&error) || error.kind == ErrorKind::NoSuchKey => {
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                },
+            }
+        })))
     }
 
     async fn admit(&self, size: u64) -> Admission {
@@ -256,6 +285,7 @@ impl Objects {
         let mut next = None;
         let mut running: VecDeque<AbortOnDropHandle<Result<Slice>>> = VecDeque::new();
         let mut attributes = None;
+        let mut verifier = None;
         let mut pushed = 0;
         let outcome = loop {
             if next.is_none() && running.len() < RANGES {
@@ -288,8 +318,25 @@ impl Objects {
                 Ok(slice) => slice,
                 Err(error) => break Err(error),
             };
-            attributes.get_or_insert(slice.attributes);
+            if attributes.is_none() {
+                attributes = Some(slice.attributes);
+                verifier = match self.verifier(entry, slice.checksums).await {
+                    Ok(verifier) => verifier,
+                    Err(error) => break Err(error),
+                };
+            }
             let length = slice.bytes.len() as u64;
+            if let Some(mut before) = verifier.take() {
+                let given = slice.bytes.clone();
+                let update = move || {
+                    before.update(&given);
+                    before
+                };
+                verifier = match join(tokio::task::spawn_blocking(update).await) {
+                    Ok(verifier) => Some(verifier),
+                    Err(error) => break Err(error),
+                };
+            }
             if let Err(error) = file.push(slice.bytes).await {
                 break Err(error.into());
             }
@@ -297,6 +344,10 @@ impl Objects {
             self.meter.bytes_done.fetch_add(length, Relaxed);
             Counts::add(&self.counts.bytes_read, length);
         };
+        let outcome = outcome.and_then(|()| match verifier.is_none_or(Verifier::finish) {
+            true => Ok(()),
+            false => Err(self.wrong(entry, "the contents do not have the store's checksum")),
+        });
         if let Err(error) = outcome {
             file.abort();
             self.meter.bytes_done.fetch_sub(pushed, Relaxed);
@@ -305,6 +356,20 @@ impl Objects {
         let contents = file.finish().await?;
         let blobs = self.whole(entry, contents)?;
         Ok((attributes.unwrap_or_default(), blobs))
+    }
+
+    /// What the contents of an object that is read in ranges are compared with: what the answers carry, or else what the
+    /// store says when it is asked for it.
+    async fn verifier(&self, entry: &Entry, carried: Checksums) -> Result<Option<Verifier>> {
+        if let Some(verifier) = Verifier::new(&carried) {
+            return Ok(Some(verifier));
+        }
+        match self.bucket.checksums(&entry.key, &entry.revision).await {
+            Ok(checksums) => Ok(Verifier::new(&checksums)),
+            // The contents may be read, and nothing else may be asked.
+            Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Unsupported) => Ok(None),
+            Err(error) => Err(Error::Source(error)),
+        }
     }
 
     fn begin_range(
@@ -317,9 +382,9 @@ impl Objects {
         let length = range.end - range.start;
         AbortOnDropHandle::new(tokio::spawn(async move {
             let _request = request;
-            let Get { attributes, body, .. } = get(&*bucket, &entry, Some(range)).await?;
+            let Get { attributes, body, checksums, .. } = get(&*bucket, &entry, Some(range)).await?;
             let bytes = bytes(&*bucket, &entry, body, length).await?;
-            Ok(Slice { bytes, attributes, _memory: memory })
+            Ok(Slice { bytes, attributes, checksums, _memory: memory })
         }))
     }
 
@@ -375,21 +440,7 @@ impl Objects {
         if attributes.tag_count.is_none() {
             // Without the permission to read tags, the store says of no object that it has some: one object is asked.
             let mut probed = None;
-            let probe = async {
-                match self.read_tags(key).await {
-                    Ok(tags) => {
-                        probed = Some(tags);
-                        Ok(true)
-                    }
-                    Err(Error::Source(error)) if refused(&error) => {
-                        let detail = format!("tags cannot be read of any object: {error}");
-                        self.exceptions.add(ExceptionKind::AttributeLost, key, detail);
-                        Ok(false)
-                    }
-                    Err(error) => Err(error),
-                }
-            };
-            let readable = *self.tags_readable.get_or_try_init(|| probe).await?;
+            let readable = self.tags_are_readable(key, &mut probed).await?;
             return Ok(readable.then(|| probed.unwrap_or_default()));
         }
         match self.read_tags(key).await {
@@ -400,6 +451,25 @@ impl Objects {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether tags can be read at all: the first object that it depends on is asked for `its` own.
+    async fn tags_are_readable(&self, key: &Key, its: &mut Option<Tags>) -> Result<bool> {
+        let probe = async {
+            match self.read_tags(key).await {
+                Ok(tags) => {
+                    *its = Some(tags);
+                    Ok(true)
+                }
+                Err(Error::Source(error)) if refused(&error) => {
+                    let detail = format!("tags cannot be read of any object: {error}");
+                    self.exceptions.add(ExceptionKind::AttributeLost, key, detail);
+                    Ok(false)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        Ok(*self.tags_readable.get_or_try_init(|| probe).await?)
     }
 
     async fn read_tags(&self, key: &Key) -> Result<Tags> {

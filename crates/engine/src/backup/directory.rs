@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 
-use cistern_bucket::{Address, Key};
+use cistern_bucket::{Address, Class, Key};
 use cistern_repository::node::mode;
 use cistern_repository::{BlobKind, Id, Node, NodeKind, Snapshot, Time};
 use rustix::fs::{CWD, Mode, OFlags, Stat};
@@ -26,9 +26,11 @@ use self::frame::Frame;
 use self::previous::Previous;
 use self::read::{Held, Reading};
 use self::walk::{Job, Outcome, Walk, Walker, lock};
+use crate::backup::guard;
 use crate::backup::session::{Counts, Sealed, Session};
 use crate::posix::{Accounts, Opener, Style, XattrReader, device, inode, kind, status};
 use crate::select::{Select, clean};
+use crate::snapshots::Run;
 use crate::{Backup, BackupReport, Cx, Error, ExceptionKind, Part, Phase, Proof, Result};
 
 /// Most threads that walk: more of them wait for each other more than for the disk.
@@ -114,7 +116,9 @@ fn shown(path: &Path) -> String {
 /// Walks the source, and says what its snapshot is to hold.
 async fn save(session: &Session, source: Source, select: Select) -> Result<Sealed> {
     let root = source.root();
-    let parent = session.parent(&root)?.map(|run| run.parts[0].clone());
+    let run = session.parent(&root)?;
+    let baseline = session.baseline(&root);
+    let parent = run.as_ref().map(|run| run.parts[0].clone());
     let reading = Reading {
         opener: Opener::new(),
         style: Style {
@@ -133,19 +137,19 @@ async fn save(session: &Session, source: Source, select: Select) -> Result<Seale
     let outcome = work(session, walk, start.clone()).await?;
     session.meter.totals_final();
     let tree = outcome.root.ok_or_else(|| Error::Broken("the walk ended without a root".into()))?;
-    if start.source.is_directory() && outcome.entries == 0 && !session.task.allow_empty {
-        return Err(Error::SourceEmpty { source_name: shown(&start.source.path) });
-    }
-    let before = match &parent {
-        Some((_, snapshot)) => files_before(session, snapshot, &outcome).await?,
-        None => 0,
+    let name = shown(&start.source.path);
+    let known = files_in(session, &start.source, run.as_ref(), Some(&outcome)).await?;
+    let before = match baseline == run {
+        true => known,
+        false => files_in(session, &start.source, baseline.as_ref(), None).await?,
     };
-    Counts::add(&session.counts.deleted, before.saturating_sub(outcome.matched));
-    let least = before as f64 * (1.0 - session.task.max_shrink);
-    if (outcome.listed as f64) < least && !session.task.accept_shrink {
-        let source_name = shown(&start.source.path);
-        return Err(Error::SourceShrunk { source_name, before, now: outcome.listed });
+    let empty = start.source.is_directory() && outcome.entries == 0;
+    guard::check(&session.task, &name, before, [], outcome.listed, empty)?;
+    if let Some(detail) = guard::too_many_vanished(&session.counts, outcome.listed) {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, detail);
+        return Err(Error::File { doing: "reading", path: name, source });
     }
+    Counts::add(&session.counts.deleted, known.saturating_sub(outcome.matched));
     let proof = Proof { keys: outcome.listed, bytes: outcome.tally.bytes, ..Proof::default() };
     Ok(Sealed {
         tree,
@@ -378,6 +382,10 @@ async fn work(session: &Session, walk: Arc<Walk>, start: Arc<Start>) -> Result<O
         () = session.cx.cancel.cancelled() => {
             cancelled = true;
             guard.0.stop();
+            if let Some(writer) = &session.writer {
+                // A thread may be waiting for memory that only an upload would give back.
+                writer.clone().abort().await;
+            }
             over.await
         }
     };
@@ -389,19 +397,45 @@ async fn work(session: &Session, walk: Arc<Walk>, start: Arc<Start>) -> Result<O
     }
 }
 
-/// How many files the parent snapshot holds: as its summary says, or by looking.
-async fn files_before(session: &Session, parent: &Snapshot, outcome: &Outcome) -> Result<u64> {
-    if let (Some(summary), [_]) = (&parent.summary, &parent.paths[..]) {
-        return Ok(summary.total_files_processed);
-    }
-    let mut files = outcome.matched + outcome.files_gone;
-    let mut trees = outcome.trees_gone.clone();
-    while let Some(id) = trees.pop() {
-        session.check_cancelled()?;
-        let mut previous = Previous::new(session.reader.blob(BlobKind::Tree, &id).await?)?;
-        previous.finish()?;
-        files += previous.files_gone;
-        trees.append(&mut previous.trees_gone);
+/// How many files of the source a run holds, over all its parts: as the summaries say, or by looking. `outcome` is that
+/// of the comparison with its first part, if there was one.
+async fn files_in(
+    session: &Session,
+    source: &Source,
+    run: Option<&Run>,
+    outcome: Option<&Outcome>,
+) -> Result<u64> {
+    let Some(run) = run else { return Ok(0) };
+    let mut files = 0;
+    for (i, part) in run.parts.iter().enumerate() {
+        // A summary counts all that its snapshot was taken of; parts of a run are of one path and a name.
+        let alone = part.1.paths.len() == 1 || run.id.is_some();
+        let (mut trees, found) = match (&part.1.summary, outcome) {
+            (Some(summary), _) if alone => (Vec::new(), summary.total_files_processed),
+            (_, Some(outcome)) if i == 0 => {
+                (outcome.trees_gone.clone(), outcome.matched + outcome.files_gone)
+            }
+            _ => match previous_nodes(session, source, Some(part)).await.into_iter().next_back().flatten() {
+                Some(node) if node.kind == NodeKind::File => (Vec::new(), 1),
+                Some(node) => (node.subtree.into_iter().collect(), 0),
+                None => (Vec::new(), 0),
+            },
+        };
+        files += found;
+        while let Some(id) = trees.pop() {
+            session.check_cancelled()?;
+            let previous = session.reader.blob(BlobKind::Tree, &id).await.and_then(Previous::new);
+            let counted = previous.and_then(|mut previous| previous.finish().map(|()| previous));
+            match counted {
+                Ok(mut previous) => {
+                    files += previous.files_gone;
+                    trees.append(&mut previous.trees_gone);
+                }
+                // What is damaged cannot be counted; the check of the repository tells of it.
+                Err(error) if error.class() == Class::Damaged => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     Ok(files)
 }

@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cistern_bucket::{Address, Bucket, LedgerSnapshot, Prefixed};
+use cistern_bucket::{Address, Bucket, Key, LedgerSnapshot, Prefixed};
 use cistern_repository::{
     Finished, Id, Index, Lock, LockKind, Reader, Repository, Snapshot, Summary, Time, Writer, WriterStats,
 };
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-use crate::parent::{Parent, choose};
-use crate::snapshots::{INCOMPLETE_TAG, PARTS_TAG, RUN_TAG};
+use crate::parent::{Parent, baseline, choose};
+use crate::snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG, runs};
 use crate::{
     Access, Backup, BackupReport, Cx, Error, Exception, ExceptionKind, Exceptions, Meter, Note, OnUnreadable,
-    Part, Phase, Progress, Result, Role, Stored,
+    Part, Phase, Progress, Result, Role, Selection, Stored,
 };
 
 /// How often [`Progress::status`] is called.
@@ -67,6 +67,8 @@ pub(crate) struct Counts {
     pub vanished: AtomicU64,
     /// Bytes of contents that were read from the source.
     pub bytes_read: AtomicU64,
+    /// Things that the source holds and that were left out without anybody having asked for exactly that.
+    pub left_out: AtomicU64,
 }
 
 impl Counts {
@@ -111,6 +113,15 @@ impl Tally {
         self.dirs_unchanged += other.dirs_unchanged;
         self.bytes += other.bytes;
     }
+}
+
+/// What the snapshots of a run say of it in tags.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    /// Objects could not be read, and that was not accepted.
+    incomplete: bool,
+    /// Something that the source holds may not be there.
+    partial: bool,
 }
 
 /// A part that is ready to become a snapshot.
@@ -188,8 +199,8 @@ impl Session {
         })
     }
 
-    /// The run to compare with: the task's explicit parent, else the newest of the same host and `root`
-    /// path, else the newest of the same path (rules.md 1.9); none if the task says `force`.
+    /// The run to compare with: the task's explicit parent, else the newest of the same `root` path (rules.md 1.9);
+    /// none if the task says `force`.
     ///
     /// # Errors
     /// The explicit parent does not exist or is ambiguous.
@@ -197,8 +208,8 @@ impl Session {
         let parent = match self.task.force {
             true => None,
             false => {
-                let until = self.task.time.map_or((i64::MAX, 0), |time| Time::from(time).instant());
-                choose(&self.snapshots, self.task.parent.as_deref(), &self.task.host, root, until)?
+                let explicit = self.task.parent.as_deref();
+                choose(&self.snapshots, explicit, &self.task.host, root, self.until())?
             }
         };
         self.cx.progress.note(Note::Info(match &parent {
@@ -206,6 +217,16 @@ impl Session {
             None => "there is no earlier snapshot of this source: everything is read".into(),
         }));
         Ok(parent)
+    }
+
+    /// The run that tells how much the source held: not always the parent, and there also if the task says `force`.
+    pub fn baseline(&self, root: &str) -> Option<Parent> {
+        baseline(&self.snapshots, &self.task.host, root, self.until())
+    }
+
+    /// Nothing newer is compared with.
+    fn until(&self) -> (i64, u32) {
+        self.task.time.map_or((i64::MAX, 0), |time| Time::from(time).instant())
     }
 
     /// Time of the snapshots.
@@ -237,12 +258,19 @@ impl Session {
         self.meter.enter(Phase::Sealing);
         let unreadable = self.exceptions.unreadable();
         let incomplete = unreadable > 0 && self.task.on_unreadable == OnUnreadable::Fail;
+        let marks = Marks {
+            incomplete,
+            partial: unreadable > 0
+                || self.task.selection != Selection::default()
+                || self.counts.vanished.load(Relaxed) > 0
+                || self.counts.left_out.load(Relaxed) > 0,
+        };
         let mut report = self.report(&parts);
-        let unchanged = self.task.skip_if_unchanged && parts.iter().all(|p| p.parent_tree == Some(p.tree));
+        let unchanged = self.task.skip_if_unchanged && self.is_unchanged(&parts, marks);
         if let Some(writer) = self.writer.take() {
             let finished = self.seal(writer, |stats| match unchanged {
                 true => Vec::new(),
-                false => self.drafts(&parts, incomplete, stats),
+                false => self.drafts(&parts, marks, stats),
             });
             let finished = finished.await?;
             report.stored = Stored {
@@ -314,6 +342,20 @@ impl Session {
         }
     }
 
+    /// Whether a run that succeeded holds the same already, and says the same of it.
+    fn is_unchanged(&self, parts: &[Sealed], marks: Marks) -> bool {
+        let Some(parent) = parts.iter().find_map(|part| part.parent) else { return false };
+        let mut runs = runs(&self.snapshots).into_iter();
+        let Some(run) = runs.find(|run| run.parts.iter().any(|(id, _)| *id == parent)) else { return false };
+        let says_the_same =
+            |snapshot: &Snapshot| snapshot.tags.iter().any(|tag| tag == PARTIAL_TAG) == marks.partial;
+        !marks.incomplete
+            && run.succeeded()
+            && run.parts.len() == parts.len()
+            && run.parts.iter().all(|(_, snapshot)| says_the_same(snapshot))
+            && parts.iter().all(|part| part.parent_tree == Some(part.tree))
+    }
+
     fn report(&self, parts: &[Sealed]) -> BackupReport {
         let mut tally = Tally::default();
         for part in parts {
@@ -342,7 +384,7 @@ impl Session {
 
     /// One snapshot per part. What the run as a whole stored stands in the last one: blobs are shared
     /// between the parts, and readers add summaries up.
-    fn drafts(&self, parts: &[Sealed], incomplete: bool, stats: &WriterStats) -> Vec<Snapshot> {
+    fn drafts(&self, parts: &[Sealed], marks: Marks, stats: &WriterStats) -> Vec<Snapshot> {
         let end = Timestamp::now();
         let draft = |(i, part): (usize, &Sealed)| {
             let mut tags = self.task.tags.clone();
@@ -351,8 +393,11 @@ impl Session {
                 tags.push(format!("{RUN_TAG}{}", self.run));
                 tags.push(format!("{PARTS_TAG}{}", parts.len()));
             }
-            if incomplete {
+            if marks.incomplete {
                 tags.push(INCOMPLETE_TAG.into());
+            }
+            if marks.partial {
+                tags.push(PARTIAL_TAG.into());
             }
             let mut summary = Summary {
                 backup_start: self.started.into(),
@@ -427,14 +472,19 @@ pub async fn repository_bucket(address: &Address, access: &dyn Access) -> Result
     let bucket = access.bucket(address, Role::Repository).await.map_err(cistern_repository::Error::from)?;
     Ok(match address {
         Address::S3 { prefix, .. } if !prefix.is_empty() => {
-            let mut folder = prefix.as_bytes().to_vec();
-            if !folder.ends_with(b"/") {
-                folder.push(b'/');
-            }
-            Arc::new(Prefixed::new(bucket, folder))
+            Arc::new(Prefixed::new(bucket, folder_of(prefix)))
         }
         _ => bucket,
     })
+}
+
+/// What the keys of a repository begin with.
+pub(crate) fn folder_of(prefix: &Key) -> Vec<u8> {
+    let mut folder = prefix.as_bytes().to_vec();
+    if !folder.is_empty() && !folder.ends_with(b"/") {
+        folder.push(b'/');
+    }
+    folder
 }
 
 /// Gathers exceptions from all threads, and tells each one at once.

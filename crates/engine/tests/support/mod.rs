@@ -102,6 +102,24 @@ impl World {
         Arc::new(world)
     }
 
+    /// The same source and another repository, which the run reaches by `way`; it has a copy of this one's keys.
+    pub fn on(self: &Arc<Self>, way: Arc<dyn Bucket>, plain: Arc<dyn Bucket>) -> Arc<Self> {
+        let opened = self.opened.through(plain, options()).unwrap();
+        Arc::new(World {
+            source: self.source.clone(),
+            repository: way,
+            concurrency: self.concurrency,
+            opened,
+        })
+    }
+
+    /// The same source and a repository that somebody else has made with our password.
+    pub async fn made_by_others(self: &Arc<Self>, repository: Arc<dyn Bucket>) -> Arc<Self> {
+        cheapen(&*repository).await;
+        let opened = Repository::open(repository.clone(), &password(), options()).await.unwrap();
+        Arc::new(World { source: self.source.clone(), repository, concurrency: self.concurrency, opened })
+    }
+
     pub fn cx(self: &Arc<Self>) -> Cx {
         Cx {
             access: self.clone(),

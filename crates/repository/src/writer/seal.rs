@@ -18,7 +18,7 @@ pub(super) async fn snapshots(core: &Core, lock: &Lock, snapshots: Vec<Snapshot>
         json.push(snapshot.to_json());
     }
     lock.check()?;
-    if !json.is_empty() && !lock.is_there().await? {
+    if !json.is_empty() && !lock.was_always_there().await? {
         prove(core, &snapshots).await?;
     }
     let mut ids = Vec::with_capacity(json.len());

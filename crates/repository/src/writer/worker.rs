@@ -220,7 +220,7 @@ impl Worker {
         }
         self.core.counters.blob(&blob, plain.len());
         if target.is_full(self.core.pack_size) {
-            self.closed.push(target.close(&mut self.sealer)?);
+            self.close(target)?;
             self.core.packs.closed(kind);
         } else if kind == BlobKind::Data || given {
             *pack = Some(target);
@@ -257,9 +257,7 @@ impl Worker {
                 if pack.is_empty() {
                     continue;
                 }
-                let room =
-                    |other: &&mut PackBuilder| other.len() + pack.len() <= self.core.pack_size as usize;
-                match packs.iter_mut().find(room) {
+                match packs.iter_mut().find(|other| other.has_room_for(&pack, self.core.pack_size)) {
                     Some(other) => {
                         for blob in pack.blobs() {
                             other.add_sealed(blob.id, pack.sealed(blob), blob.raw_length)?;
@@ -269,10 +267,20 @@ impl Worker {
                 }
             }
             for pack in packs {
-                self.closed.push(pack.close(&mut self.sealer)?);
+                self.close(pack)?;
             }
         }
         self.flush_closed();
+        Ok(())
+    }
+
+    /// Writes a pack's header and proves it like every blob: the packs' headers are what a lost index is made from.
+    fn close(&mut self, pack: PackBuilder) -> Result<()> {
+        let closed = pack.close(&mut self.sealer)?;
+        if self.core.verify {
+            self.opener.prove_header(&closed)?;
+        }
+        self.closed.push(closed);
         Ok(())
     }
 }

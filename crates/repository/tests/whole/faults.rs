@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cistern_bucket::{Attributes, Bucket, Class, ErrorKind, Memory};
+use cistern_bucket::{Attributes, Bucket, Class, ErrorKind, Key, Memory, Verb};
 use cistern_repository::{CheckOptions, Error, Options, Repository, check};
 use cistern_testkit::{Fault, Faulty, Rule, seed};
 use futures::StreamExt;
@@ -151,7 +151,7 @@ async fn opening_and_creating_under_faults_succeeds_or_says_why() {
             if memory.keys().iter().any(|key| key.as_bytes() == b"config") {
                 break;
             }
-            // A key without a config is not mistaken for a repository, and is not built upon.
+            // A key without a config is not mistaken for a repository.
             memory.keys().iter().for_each(|key| assert!(memory.remove(key)));
         }
         Repository::open(memory.clone(), &password(), small()).await.unwrap();
@@ -163,6 +163,69 @@ async fn opening_and_creating_under_faults_succeeds_or_says_why() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn creating_that_was_killed_is_finished_by_whoever_knows_the_password() {
+    let config = Key::from("config");
+    for after_effect in [false, true] {
+        let memory = Arc::new(Memory::new("memory"));
+        let faulty = Faulty::new(memory.clone());
+        // Bucket, key, config.
+        faulty.die_at_write(2, after_effect);
+        Repository::init(faulty, &password(), &who(), small()).await.unwrap_err();
+        let keys = memory.keys();
+        assert_eq!(keys.contains(&config), after_effect);
+        if after_effect {
+            // Only the answer was lost.
+            Repository::open(memory, &password(), small()).await.unwrap();
+            continue;
+        }
+        let error = Repository::open(memory.clone(), &password(), small()).await.unwrap_err();
+        assert!(error.to_string().contains("a key but no config"), "{error}");
+        let other = Repository::init(memory.clone(), &"another".into(), &who(), small()).await;
+        assert!(matches!(other, Err(Error::AlreadyARepository { .. })), "{other:?}");
+        // Where there was more, the config was lost: another one would cut files in another way.
+        memory.insert("snapshots/x", "x", Attributes::default());
+        let lost = Repository::init(memory.clone(), &password(), &who(), small()).await;
+        assert!(matches!(lost, Err(Error::AlreadyARepository { .. })), "{lost:?}");
+        memory.remove(&Key::from("snapshots/x"));
+        Repository::init(memory.clone(), &password(), &who(), small()).await.unwrap();
+        Repository::open(memory.clone(), &password(), small()).await.unwrap();
+        assert_eq!(memory.keys().len(), keys.len() + 1, "the same key and a config");
+        let again = Repository::init(memory, &password(), &who(), small()).await;
+        assert!(matches!(again, Err(Error::AlreadyARepository { .. })), "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_config_whose_answer_was_lost_is_ours_and_keeps_its_key() {
+    let memory = Arc::new(Memory::new("memory"));
+    let faulty = Faulty::new(memory.clone());
+    faulty.inject(Rule::new(Fault::Lost(ErrorKind::AlreadyExists)).verb(Verb::Put).prefix("config"));
+    Repository::init(faulty, &password(), &who(), small()).await.unwrap();
+    Repository::open(memory.clone(), &password(), small()).await.unwrap();
+
+    // Somebody else's config stays, and so does their key.
+    let theirs = copy(&memory);
+    let ours = Arc::new(Memory::new("memory"));
+    let faulty = Faulty::new(ours.clone());
+    let config = theirs.content(&Key::from("config")).unwrap();
+    ours.insert("config", config, Attributes::default());
+    faulty.inject(Rule::new(Fault::Error(ErrorKind::NoSuchKey)).verb(Verb::Head).prefix("config"));
+    let error = Repository::init(faulty, &password(), &who(), small()).await.unwrap_err();
+    assert!(matches!(error, Error::AlreadyARepository { .. }), "{error}");
+    assert_eq!(ours.keys(), [Key::from("config")], "our key opens nothing and is gone");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_key_beside_good_keys_does_not_hide_a_wrong_password() {
+    let memory = Arc::new(Memory::new("memory"));
+    Repository::init(memory.clone(), &password(), &who(), small()).await.unwrap();
+    memory.insert(format!("keys/{}", "0".repeat(64)), "{}", Attributes::default());
+    let error = Repository::open(memory.clone(), &"another".into(), small()).await.unwrap_err();
+    assert!(matches!(error, Error::WrongPassword { .. }), "{error}");
+    Repository::open(memory, &password(), small()).await.unwrap();
 }
 
 /// A bucket with the same objects.

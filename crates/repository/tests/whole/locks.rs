@@ -212,3 +212,33 @@ async fn who_finds_its_lock_removed_proves_that_everything_is_there() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_does_not_hide_that_the_lock_was_removed() {
+    let mut random = seed(71).random();
+    let day = Model::from([("a".into(), noise(&mut random, 1 << 20))]);
+    for harmed in [false, true] {
+        let (memory, repo) = new().await;
+        backup(&repo, &day).await.unwrap();
+        let packs: Vec<Key> =
+            memory.keys().into_iter().filter(|key| key.as_bytes().starts_with(b"data/")).collect();
+        let writer = repo.writer(repo.index().await.unwrap(), lock(&repo, LockKind::Shared).await);
+        let tree = write(&writer, &day).await.unwrap();
+        for key in locks(&memory) {
+            assert!(memory.remove(&key));
+        }
+        if harmed {
+            packs.iter().for_each(|key| assert!(memory.remove(key)));
+        }
+        for _ in 0..2 {
+            tokio::time::sleep(5 * MINUTE + Duration::from_secs(1)).await;
+            assert_eq!(locks(&memory).len(), 1, "it was written anew");
+        }
+        let outcome = writer.finish(vec![snapshot(tree, None)]).await;
+        let snapshots = repo.snapshots().await.unwrap().len();
+        match harmed {
+            false => assert!(outcome.is_ok() && snapshots == 2, "{outcome:?}"),
+            true => assert!(matches!(outcome, Err(Error::LockLost { .. })) && snapshots == 1, "{outcome:?}"),
+        }
+    }
+}

@@ -156,6 +156,15 @@ fn plain_threads_write_too_and_dropping_the_writer_ends_everything() {
 }
 
 #[tokio::test]
+async fn a_tree_that_no_reader_would_take_is_refused() {
+    let (_, repo) = new(options()).await;
+    let writer = repo.writer(repo.index().await.unwrap(), lock(&repo, LockKind::Shared).await);
+    let error = writer.tree(vec![0; BlobKind::Tree.max_length() as usize + 1]).unwrap_err();
+    assert!(matches!(error, Error::BadParameter { what: "directory", .. }), "{error}");
+    writer.abort().await;
+}
+
+#[tokio::test]
 async fn a_snapshot_of_a_tree_that_nobody_wrote_is_refused() {
     let (memory, repo) = new(options()).await;
     let writer = repo.writer(repo.index().await.unwrap(), lock(&repo, LockKind::Shared).await);

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cistern_bucket::{Attributes, Bucket, Entry, Key, ListRequest, Tags};
-use cistern_repository::{Id, TreeBuilder};
+use cistern_repository::{Id, Node, TreeBuilder};
 use tokio::sync::mpsc;
 
 use super::directory::{Child, Store, tree};
 use super::past::PastPart;
 use super::walk::{Fate, Object, Step};
-use crate::backup::content::{Read, Reading, Stored, finished};
+use crate::backup::content::{Read, Reading, Stored, finished, join};
 use crate::backup::session::{Collector, Counts, Sealed, Tally};
 use crate::fidelity::{self, Description, Layout, is_escaped, name, set_value, side_file, side_name};
 use crate::parts::{Bounds, PartInfo, Splits};
@@ -106,11 +106,13 @@ struct Sum {
     splits: Splits,
     tally: Tally,
     exceptions: u64,
+    excluded: u64,
 }
 
 impl Sum {
     fn new() -> Self {
-        Sum { evidence: Evidence::new(), splits: Splits::new(), tally: Tally::default(), exceptions: 0 }
+        let tally = Tally::default();
+        Sum { evidence: Evidence::new(), splits: Splits::new(), tally, exceptions: 0, excluded: 0 }
     }
 }
 
@@ -135,6 +137,13 @@ impl Frame {
             mark: None,
         }
     }
+}
+
+/// An object that is as it was, with tags that could not be read then.
+fn tagged(entry: &Entry, node: &Node, tags: Tags) -> Option<Stored> {
+    let attributes = Description::of(node).ok().filter(|known| known.more.is_none())?.attributes;
+    let attributes = Attributes { tags: Some(tags), ..attributes };
+    Some(Stored { entry: entry.clone(), attributes, blobs: node.content.as_deref()?.to_vec() })
 }
 
 impl Builder {
@@ -182,18 +191,34 @@ impl Builder {
             self.trail = trail;
         }
         match fate {
-            Fate::Excluded => self.advance(below, &entry, false),
-            Fate::Same { place, side } => {
+            Fate::Excluded => {
+                self.advance(below, &entry, false);
+                self.add(|sum| sum.excluded += 1);
+            }
+            Fate::Same { place, side, tags } => {
+                let tags = match tags {
+                    Some(reading) => join(reading.await).flatten()?,
+                    None => None,
+                };
+                let tagged = tags.and_then(|tags| tagged(&entry, place.node(), tags));
                 self.enter(below).await?;
                 self.advance(below, &entry, true);
-                self.push(Child::same(&below[self.path.len()..], place));
+                match &tagged {
+                    Some(stored) => self.new_object(below, stored).await?,
+                    None => self.push(Child::same(&below[self.path.len()..], place)),
+                }
                 if let Some(side) = side {
                     self.push(Child::same_side(side));
                 }
                 self.needs.meter.done(entry.size);
                 self.add(|sum| {
-                    sum.tally.files_unchanged += 1;
-                    sum.tally.bytes += entry.size;
+                    let tally = &mut sum.tally;
+                    *(if tagged.is_some() {
+                        &mut tally.files_changed
+                    } else {
+                        &mut tally.files_unchanged
+                    }) += 1;
+                    tally.bytes += entry.size;
                 });
             }
             Fate::Read { known, reading } => {
@@ -445,6 +470,7 @@ impl Builder {
             proof: self.sum.evidence.proof(),
             proven: true,
             exceptions: self.sum.exceptions,
+            excluded: self.sum.excluded,
             splits: self.sum.splits.clone().finish(),
         };
         let past = self.past().cloned();

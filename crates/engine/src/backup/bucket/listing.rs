@@ -30,8 +30,15 @@ pub(crate) struct Listing {
     running: VecDeque<Range>,
 }
 
+/// What comes from a range that is listed.
+enum Listed {
+    Page(Vec<Entry>),
+    /// The range was listed to its end. A range that only falls silent was not.
+    End,
+}
+
 struct Range {
-    pages: mpsc::Receiver<Result<Vec<Entry>>>,
+    pages: mpsc::Receiver<Result<Listed>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -68,18 +75,17 @@ impl Listing {
             }
             let Some(range) = self.running.front_mut() else { return Ok(None) };
             match range.pages.recv().await {
-                Some(Ok(page)) => return Ok(Some(page)),
+                Some(Ok(Listed::Page(page))) => return Ok(Some(page)),
+                Some(Ok(Listed::End)) => drop(self.running.pop_front()),
                 Some(Err(error)) => return Err(error),
-                None => {
-                    self.running.pop_front();
-                }
+                None => return Err(Error::Broken("the listing of a range broke off".into())),
             }
         }
     }
 }
 
-/// Lists one range page by page. The channel is closed without an error only at the proven end of the range.
-async fn list(bucket: Arc<dyn Bucket>, prefix: Key, bounds: Bounds, pages: mpsc::Sender<Result<Vec<Entry>>>) {
+/// Lists one range page by page.
+async fn list(bucket: Arc<dyn Bucket>, prefix: Key, bounds: Bounds, pages: mpsc::Sender<Result<Listed>>) {
     let mut check = Check { last: bounds.after.clone(), token: None, empty: 0 };
     loop {
         let request = ListRequest {
@@ -105,7 +111,11 @@ async fn list(bucket: Arc<dyn Bucket>, prefix: Key, bounds: Bounds, pages: mpsc:
         let done = next.is_none() || within < entries.len();
         entries.truncate(within);
         // An error means that nobody wants to know any more.
-        if pages.send(Ok(entries)).await.is_err() || done {
+        if pages.send(Ok(Listed::Page(entries))).await.is_err() {
+            return;
+        }
+        if done {
+            let _ = pages.send(Ok(Listed::End)).await;
             return;
         }
     }

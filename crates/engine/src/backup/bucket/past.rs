@@ -38,15 +38,7 @@ impl PastPart {
     /// # Errors
     /// As the repository says.
     pub async fn open(reader: &Reader, id: Id, snapshot: &Snapshot, layout: &Layout) -> Result<PastPart> {
-        let mut part = PastPart {
-            snapshot: id,
-            tree: snapshot.tree,
-            chain: Vec::new(),
-            root: None,
-            info: None,
-            bounds: Bounds::default(),
-            files: snapshot.summary.as_ref().map(|summary| summary.total_files_processed),
-        };
+        let mut part = PastPart::unopened(id, snapshot);
         let mut tree = snapshot.tree;
         for name in layout.names() {
             let parent = reader.tree(&tree).await?;
@@ -61,6 +53,19 @@ impl PastPart {
         part.root = Some(tree);
         part.bounds = part.info.as_ref().map(|info| info.bounds.clone()).unwrap_or_default();
         Ok(part)
+    }
+
+    /// What is known of a snapshot whose upper trees are damaged: how much it holds.
+    pub fn unopened(id: Id, snapshot: &Snapshot) -> PastPart {
+        PastPart {
+            snapshot: id,
+            tree: snapshot.tree,
+            chain: Vec::new(),
+            root: None,
+            info: None,
+            bounds: Bounds::default(),
+            files: snapshot.summary.as_ref().map(|summary| summary.total_files_processed),
+        }
     }
 
     /// Objects that the source held, by the part's proof or else by what the snapshot says.

@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 
 use super::listing::Listing;
 use super::past::{Past, Place};
-use crate::backup::content::{Objects, Reading};
-use crate::fidelity::{Layout, is_same, side_of};
+use crate::backup::content::{Objects, Reading, ReadingTags};
+use crate::fidelity::{Layout, is_same, lacks_tags, side_of};
 use crate::parts::Bounds;
 use crate::select::Select;
-use crate::{Error, Meter, Result};
+use crate::{Meter, Result};
 
 /// What a walk tells whoever builds the trees, in the order of the keys.
 pub(crate) enum Step {
@@ -42,6 +42,8 @@ pub(crate) enum Fate {
         place: Place,
         /// The node of its side file.
         side: Option<Place>,
+        /// Its tags, if the parent could not read them.
+        tags: Option<ReadingTags>,
     },
     /// It is read.
     Read {
@@ -61,7 +63,7 @@ pub(crate) struct Walked {
     pub selected: u64,
     /// Objects that the parent has, too.
     pub known: u64,
-    /// Objects listed in the range of each part of the parent.
+    /// Objects listed in each of the [`ranges`](Walk::ranges).
     pub in_part: Vec<u64>,
     /// Trees of the parent that are damaged or missing.
     pub damaged: u64,
@@ -73,7 +75,7 @@ pub(crate) struct Walk {
     pub listing: Listing,
     /// What an earlier run holds.
     pub past: Past,
-    /// Ranges of its parts, ascending.
+    /// Ranges to count in, ascending: those of the parts of the last good run.
     pub ranges: Vec<Bounds>,
     /// The one of the last key.
     pub range: usize,
@@ -138,9 +140,14 @@ impl Walk {
             let found = side.as_ref().map(|name| self.past.beside(name));
             // A side file that is not there (or not stored) has taken attributes with it: they are read again.
             match found {
-                None => return Ok(Object { entry, trail, fate: Fate::Same { place, side: None } }),
+                None => {
+                    let objects = self.objects.as_ref().filter(|_| lacks_tags(place.node()));
+                    let tags = objects.and_then(|objects| objects.begin_tags(entry.key.clone()));
+                    return Ok(Object { entry, trail, fate: Fate::Same { place, side: None, tags } });
+                }
                 Some(Some(side)) if self.past.is_stored(side.node()) => {
-                    return Ok(Object { entry, trail, fate: Fate::Same { place, side: Some(side) } });
+                    let fate = Fate::Same { place, side: Some(side), tags: None };
+                    return Ok(Object { entry, trail, fate });
                 }
                 Some(_) => (),
             }
@@ -158,78 +165,5 @@ impl Walk {
     fn is_selected(&self, below: &[u8], entry: &Entry) -> bool {
         self.select.metadata(entry.size, Some(entry.modified))
             && (self.select.takes_every_path() || self.select.object(&self.layout.shown(below)))
-    }
-}
-
-/// Whether a source that lists so few objects now is refused, given what the parent had: in all, and in each of
-/// its parts.
-///
-/// # Errors
-/// `SourceShrunk`, `SourceEmpty`.
-pub(crate) fn guard(
-    source_name: &str,
-    before: &[Option<u64>],
-    walked: &Walked,
-    (max_shrink, accept_shrink, allow_empty): (f64, bool, bool),
-) -> Result<()> {
-    let now = walked.listed;
-    let shrunk = |before, now| Error::SourceShrunk { source_name: source_name.to_owned(), before, now };
-    let total: u64 = before.iter().flatten().sum();
-    if !accept_shrink {
-        // A share that is no number between 0 and 1 allows nothing.
-        let allowed = if (0.0..=1.0).contains(&max_shrink) { max_shrink } else { 0.0 };
-        let lost = total.saturating_sub(now);
-        if lost as f64 > total as f64 * allowed || (total > 0 && now == 0) {
-            return Err(shrunk(total, now));
-        }
-        for (before, now) in before.iter().zip(&walked.in_part) {
-            if let (Some(before @ 1..), 0) = (*before, *now) {
-                return Err(shrunk(before, 0));
-            }
-        }
-    }
-    if now == 0 && !allow_empty && !(accept_shrink && total > 0) {
-        return Err(Error::SourceEmpty { source_name: source_name.to_owned() });
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_that_shrank_or_is_empty_needs_a_word() {
-        let half = (0.5, false, false);
-        let table: [(&[Option<u64>], &[u64], (f64, bool, bool), &str); 16] = [
-            (&[Some(10)], &[5], half, ""),
-            (&[Some(10)], &[4], half, "10 to 4"),
-            (&[Some(10)], &[4], (0.5, true, false), ""),
-            (&[Some(10)], &[4], (1.0, false, false), ""),
-            (&[Some(10)], &[9], (0.0, false, false), "10 to 9"),
-            (&[Some(10)], &[10], (0.0, false, false), ""),
-            (&[Some(10)], &[4], (f64::NAN, false, false), "10 to 4"),
-            (&[Some(10)], &[0], (1.0, false, false), "10 to 0"),
-            (&[Some(10)], &[0], (1.0, false, true), "10 to 0"),
-            (&[Some(10)], &[0], (1.0, true, false), ""),
-            (&[], &[0], half, "holds nothing"),
-            (&[], &[0], (0.5, true, false), "holds nothing"),
-            (&[], &[0], (0.5, false, true), ""),
-            (&[Some(10), Some(1)], &[10, 0], half, "1 to 0"),
-            (&[Some(10), Some(0)], &[10, 0], half, ""),
-            (&[None], &[0], (0.5, false, true), ""),
-        ];
-        for (before, now, (max, accept, empty), expected) in table {
-            let walked = Walked { listed: now.iter().sum(), in_part: now.to_vec(), ..Walked::default() };
-            match guard("b", before, &walked, (max, accept, empty)) {
-                Ok(()) => assert_eq!(expected, "", "{before:?} {now:?}"),
-                Err(error) => {
-                    assert!(
-                        !expected.is_empty() && error.to_string().contains(expected),
-                        "{before:?} {now:?}: {error}"
-                    );
-                }
-            }
-        }
     }
 }

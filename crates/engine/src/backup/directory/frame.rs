@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cistern_repository::{Id, Node, TreeBuilder};
+use cistern_bucket::Key;
+use cistern_repository::{BlobKind, Id, Node, TreeBuilder};
 
-use crate::Result;
 use crate::backup::session::Tally;
+use crate::{Error, Result};
 
 /// A directory whose tree is being put together, by several threads.
 pub(super) struct Frame {
@@ -20,6 +21,8 @@ pub(super) struct Frame {
     passage: bool,
     /// The parent snapshot's node of this directory.
     previous: Option<Box<Node>>,
+    /// Bytes that its tree may have at most.
+    limit: usize,
     /// How many things in it are not settled yet, its own reading included.
     open: AtomicUsize,
     state: Mutex<State>,
@@ -45,7 +48,8 @@ impl Frame {
     /// The root of a snapshot, or a directory that lies in `above`. It is open until it is settled once.
     pub fn new(above: Option<Arc<Frame>>, path: Box<[u8]>, device: u64, node: Option<Node>) -> Frame {
         let state = Mutex::new(State { node, tree: TreeBuilder::new() });
-        Frame { above, path, device, passage: false, previous: None, open: AtomicUsize::new(1), state }
+        let limit = BlobKind::Tree.max_length() as usize;
+        Frame { above, path, device, passage: false, previous: None, limit, open: AtomicUsize::new(1), state }
     }
 
     /// The same, to be compared with the parent snapshot's node.
@@ -66,13 +70,35 @@ impl Frame {
     }
 
     /// Adds an entry.
+    ///
+    /// # Errors
+    /// The directory has become too large to be read again.
     pub fn add(&self, node: &Node) -> Result<()> {
-        Ok(self.state().tree.add(node)?)
+        let mut state = self.state();
+        state.tree.add(node)?;
+        self.check(&state.tree)
     }
 
     /// Adds an entry as the parent snapshot has it.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
     pub fn add_raw(&self, name: &[u8], raw: &[u8]) -> Result<()> {
-        Ok(self.state().tree.add_raw(name, raw)?)
+        let mut state = self.state();
+        state.tree.add_raw(name, raw)?;
+        self.check(&state.tree)
+    }
+
+    /// A directory is one blob, which every reader holds in memory: there has to be an end.
+    fn check(&self, tree: &TreeBuilder) -> Result<()> {
+        if tree.byte_len() <= self.limit {
+            return Ok(());
+        }
+        let (path, limit) = (Key::new(&*self.path), self.limit >> 20);
+        Err(Error::Invalid(format!(
+            "the directory '{path}' of the source holds too many entries: as one tree they take more than \
+             {limit} MiB; exclude it, or spread them over several directories"
+        )))
     }
 
     /// One thing is settled. The last one stores the tree, and settles this directory in the one above.
@@ -180,6 +206,15 @@ mod tests {
         assert_eq!(root.nodes().len(), 1, "an empty passage is left out");
         assert_eq!(root.nodes()[0].subtree, Some(Id::of(&store.trees[0])));
         assert_eq!((store.root.is_some(), store.tally.dirs_new), (true, 1));
+    }
+
+    #[test]
+    fn a_directory_that_nobody_could_read_again_is_named_before_it_takes_all_memory() {
+        let frame = Frame { limit: 1 << 10, ..Frame::new(None, (*b"a/b").into(), 0, None) };
+        let outcome = (0..100).try_for_each(|i| frame.add(&node(&i.to_string(), NodeKind::File)));
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("'a/b'"), "{error}");
+        assert!(frame.state().tree.byte_len() < 2 << 10);
     }
 
     #[test]

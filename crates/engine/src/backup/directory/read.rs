@@ -20,6 +20,8 @@ const PIECE: usize = 1 << 20;
 const BATCH_BYTES: u64 = 4 << 20;
 const BATCH_FILES: usize = 512;
 const BATCH_DIRECTORIES: usize = 32;
+/// Bytes by which the files of one batch, all together, may have grown since they were found.
+const GROWTH: usize = 1 << 20;
 
 /// An open directory that others need, too; all of them are counted, for a process may have only so many.
 pub(super) struct Held {
@@ -154,12 +156,13 @@ impl Gathering {
         let ticket = writer.batch(permit, move |batch| {
             let mut xattrs = XattrReader::new();
             let mut found = Vec::with_capacity(to_read.len());
+            let mut growth = GROWTH;
             for wanted in to_read.iter() {
                 let mut seen = None;
                 batch.add_with(wanted.size as usize + 1, |buffer| {
                     let (file, what) = reading.open(wanted, &mut xattrs)?;
                     seen = Some(what);
-                    read_whole(&file, buffer)
+                    read_bounded(&file, buffer, wanted.size as usize, &mut growth)
                 });
                 found.push(seen);
             }
@@ -169,8 +172,17 @@ impl Gathering {
     }
 }
 
-/// Appends a file up to its end, unless it has become a large one.
-fn read_whole(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
+/// Appends a file that had `size` bytes when it was found. What it has grown by since is taken from `growth`, which all
+/// files of a batch share: they were counted with the sizes that they had.
+fn read_bounded(file: &OwnedFd, buffer: &mut Vec<u8>, size: usize, growth: &mut usize) -> io::Result<()> {
+    let start = buffer.len();
+    read_whole(file, buffer, size + *growth)?;
+    *growth -= (buffer.len() - start).saturating_sub(size);
+    Ok(())
+}
+
+/// Appends a file up to its end, unless it has become longer than `limit`.
+fn read_whole(file: &OwnedFd, buffer: &mut Vec<u8>, limit: usize) -> io::Result<()> {
     let start = buffer.len();
     loop {
         if buffer.capacity() == buffer.len() {
@@ -178,7 +190,7 @@ fn read_whole(file: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
         }
         match rustix::io::read(file, spare_capacity(buffer)) {
             Ok(0) => return Ok(()),
-            Ok(_) if buffer.len() - start > 2 * LARGE as usize => return Err(io::Error::other(Grown)),
+            Ok(_) if buffer.len() - start > limit => return Err(io::Error::other(Grown)),
             Ok(_) | Err(rustix::io::Errno::INTR) => (),
             Err(errno) => return Err(errno.into()),
         }
@@ -270,16 +282,33 @@ mod tests {
     fn a_small_file_that_became_a_large_one_is_not_held_in_memory() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("f");
-        for (length, whole) in [(0, true), (70_000, true), (2 * LARGE as usize, true), (8 << 20, false)] {
+        let limit = 2 * LARGE as usize;
+        for (length, whole) in
+            [(0, true), (70_000, true), (limit, true), (limit + 1, false), (8 << 20, false)]
+        {
             std::fs::write(&path, vec![7; length]).unwrap();
             let mut buffer = b"before".to_vec();
-            let read = read_whole(&std::fs::File::open(&path).unwrap().into(), &mut buffer);
+            let read = read_whole(&std::fs::File::open(&path).unwrap().into(), &mut buffer, limit);
             match read {
                 Ok(()) => assert!(whole && buffer.len() == 6 + length && buffer.starts_with(b"before")),
                 Err(error) => assert!(!whole && error.get_ref().is_some_and(|e| e.is::<Grown>()), "{error}"),
             }
             assert!(buffer.len() < 4 << 20);
         }
+    }
+
+    #[test]
+    fn files_that_grow_while_a_batch_waits_share_one_bound() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("f");
+        std::fs::write(&path, vec![7; GROWTH / 2]).unwrap();
+        let (mut buffer, mut growth) = (Vec::new(), GROWTH);
+        let outcomes: Vec<bool> = (0..5)
+            .map(|_| read_bounded(&std::fs::File::open(&path).unwrap().into(), &mut buffer, 10, &mut growth))
+            .map(|outcome| outcome.is_ok())
+            .collect();
+        assert_eq!(outcomes, [true, true, false, false, false]);
+        assert!(growth < 1 << 10);
     }
 
     #[test]

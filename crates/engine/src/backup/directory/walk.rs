@@ -297,6 +297,10 @@ impl<'a> Walker<'a> {
             }
             Err(error) => {
                 walk.missing(&path, &error);
+                if error.kind() == io::ErrorKind::NotFound {
+                    let subtree = previous.as_ref().and_then(|node| node.subtree);
+                    self.vanished(subtree, 1);
+                }
                 return above.settle(self);
             }
         };
@@ -360,6 +364,13 @@ impl<'a> Walker<'a> {
             Ok(stat) => stat,
             Err(error) => {
                 walk.missing(&path(), &error);
+                if error.kind() == io::ErrorKind::NotFound {
+                    let previous = past.find(name).ok().flatten().map(|(node, _)| node);
+                    let subtree = previous.as_ref().and_then(|node| node.subtree);
+                    let was_file = previous.is_some_and(|node| node.kind == NodeKind::File);
+                    self.seen.files_gone += u64::from(was_file);
+                    self.vanished(subtree, 1);
+                }
                 return Ok(());
             }
         };
@@ -369,11 +380,13 @@ impl<'a> Walker<'a> {
             && on != only
             && !(kind == NodeKind::Dir && frame.device == only)
         {
+            Counts::add(&walk.counts.left_out, 1);
             return Ok(());
         }
         let mut passage = false;
         if kind == NodeKind::Dir {
             if walk.skip.contains(&(on, inode(&stat))) {
+                Counts::add(&walk.counts.left_out, 1);
                 tracing::info!(path = %Key::new(walk.absolute(&path())), "left out, as it holds the repository or its cache");
                 return Ok(());
             }
@@ -420,6 +433,23 @@ impl<'a> Walker<'a> {
             }
             _ => self.other(frame, directory, name, None, &stat),
         }
+    }
+
+    /// Something vanished after it was listed, with everything that the parent snapshot has below it. `counted` things
+    /// are counted as vanished already; those that are objects have been listed.
+    fn vanished(&mut self, subtree: Option<Id>, counted: u64) {
+        let mut files = 0;
+        let mut trees: Vec<Id> = subtree.into_iter().collect();
+        while let Some(id) = trees.pop() {
+            let mut past = self.previous(b"", Some(id));
+            if past.finish().is_ok() {
+                files += past.files_gone;
+                trees.append(&mut past.trees_gone);
+            }
+        }
+        Counts::add(&self.walk.counts.vanished, files.saturating_sub(counted));
+        self.seen.listed += files.max(counted);
+        self.seen.trees_gone.extend(subtree);
     }
 
     /// The source, if it is no directory. `name` is its own, `shown` that in the snapshot.
