@@ -35,6 +35,8 @@ const PAGE: usize = 1_000;
 
 /// Bytes read at once; whatever is smaller is read in one go.
 const PIECE: u64 = 1 << 20;
+/// Whoever asks for a range up to this long, in bytes, wants to hold all of it: it comes in one piece.
+const RANGE: u64 = 8 << 20;
 
 /// Listings that may rest between two of their pages; an older one is started anew where it was.
 const RESTING: usize = 8;
@@ -521,7 +523,8 @@ impl Bucket for Directory {
                     error.detail(format!("no such range in {size} bytes"))
                 })?;
                 let length = range.end - range.start;
-                let small = if length <= PIECE {
+                let most = if options.range.is_some() { RANGE } else { PIECE };
+                let small = if length <= most {
                     let bytes = inner.read(&key, &file, range.start, length as usize)?;
                     inner.unchanged(&key, &file, &stat)?;
                     Some(bytes)

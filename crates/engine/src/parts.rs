@@ -8,11 +8,13 @@
 //! | Field | Holds |
 //! |---|---|
 //! | `after` | the part holds keys behind this one; left out in the first part |
+//! | `bucket` | name of the bucket that was read |
 //! | `bytes` | bytes of contents that were listed |
 //! | `exceptions` | objects that were listed and are not in the snapshot; left out if there are none |
 //! | `excluded` | objects that were listed and that the selection left out; left out if there are none |
 //! | `hash` | of the [`Proof`] |
 //! | `keys` | objects that were listed |
+//! | `prefix` | beginning of the keys that were read; left out if it is empty |
 //! | `splits` | keys that cut the part into ranges of about equal length, for the next listing |
 //! | `tree` | id of the tree below the node, when the attribute was written |
 //! | `until` | the part holds keys up to this one; left out in the last part |
@@ -26,7 +28,7 @@
 //! One part is the normal case: `paths` is the root alone. With several, each snapshot's `paths` is the root and one
 //! more element that names the part by its lower bound, so that forget and parents go part by part.
 
-use cistern_bucket::Key;
+use cistern_bucket::{Address, Key};
 use cistern_repository::{Id, Node, Xattr};
 use serde::{Deserialize, Serialize};
 
@@ -95,12 +97,18 @@ pub struct PartInfo {
     pub excluded: u64,
     /// Keys that cut it into ranges of about equal length.
     pub splits: Vec<Key>,
+    /// The bucket that was read; empty if it is not known.
+    pub bucket: String,
+    /// Beginning of the keys that were read.
+    pub prefix: Key,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Fields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after: Option<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    bucket: String,
     bytes: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     exceptions: u64,
@@ -108,6 +116,8 @@ struct Fields {
     excluded: u64,
     hash: String,
     keys: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    prefix: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     splits: Vec<String>,
     tree: Id,
@@ -136,7 +146,15 @@ impl PartInfo {
             exceptions: fields.exceptions,
             excluded: fields.excluded,
             splits: fields.splits.into_iter().take(MAX_SPLITS).map(key).collect::<Option<_>>()?,
+            bucket: fields.bucket,
+            prefix: key(fields.prefix)?,
         })
+    }
+
+    /// The bucket and prefix that were read, at an endpoint that is not kept.
+    pub fn source(&self) -> Option<Address> {
+        let bucket = (!self.bucket.is_empty()).then(|| self.bucket.clone())?;
+        Some(Address::S3 { endpoint: None, bucket, prefix: self.prefix.clone() })
     }
 
     /// Writes this down in the node of the root directory, whose subtree is known.
@@ -145,11 +163,13 @@ impl PartInfo {
         let (after, until) = self.bounds.texts();
         let fields = Fields {
             after,
+            bucket: self.bucket.clone(),
             bytes: self.proof.bytes,
             exceptions: self.exceptions,
             excluded: self.excluded,
             hash: self.proof.hash.clone(),
             keys: self.proof.keys,
+            prefix: encoded(self.prefix.as_bytes()),
             splits: self.splits.iter().map(|key| encoded(key.as_bytes())).collect(),
             tree,
             until,
@@ -231,6 +251,8 @@ mod tests {
             exceptions: 1,
             excluded: 2,
             splits: vec![Key::from("a/z"), Key::from("b")],
+            bucket: "orders".into(),
+            prefix: Key::from("2026/"),
         };
         let mut node = directory(b"tree");
         assert_eq!(PartInfo::of(&node), None);
@@ -241,7 +263,7 @@ mod tests {
         let text = String::from_utf8(node.xattrs[0].value.clone().unwrap().into()).unwrap();
         assert!(
             text.starts_with(
-                r#"{"after":"a%2F%FF%25%0A","bytes":9,"exceptions":1,"excluded":2,"hash":"00","keys":3,"#
+                r#"{"after":"a%2F%FF%25%0A","bucket":"orders","bytes":9,"exceptions":1,"excluded":2,"hash":"00","keys":3,"#
             ),
             "{text}"
         );

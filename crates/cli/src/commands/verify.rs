@@ -1,6 +1,8 @@
 //! `cistern verify`: is the snapshot what the source holds now?
 
 use cistern_bucket::Address;
+use cistern_engine::parts::PartInfo;
+use cistern_engine::query::locate;
 use cistern_engine::{Error, Report, Task, Verify, VerifyReport};
 
 use super::backup::{exceptions, requests};
@@ -42,26 +44,26 @@ pub async fn run(shell: &Shell, args: args::Verify) -> Outcome {
     }
 }
 
-/// Where the snapshot was taken: its path is a directory of this host, or `/<bucket>/<prefix>`.
+/// Where the snapshot was taken: a bucket says so in its attribute; anything else is a directory of this host.
 async fn recorded_source(shell: &Shell, args: &args::Verify) -> Result<Address, Failure> {
     let repository = shell.repository().await?;
     let snapshots = repository.snapshots().await?;
     let selected = cistern_engine::resolve(&snapshots, &selector(&args.snapshot, &args.filter))?;
-    let ask = |why: &str| {
+    let ask = |why: String| {
         Failure::invalid(format!("the snapshot does not tell its source: {why}"))
             .hint("name it: cistern verify SNAPSHOT s3://bucket/prefix")
     };
-    let (_, first) = selected.run.parts.first().ok_or_else(|| ask("it has no parts"))?;
-    let path = first.paths.first().ok_or_else(|| ask("it has no path"))?;
-    let access = &shell.access;
+    let (_, first) = selected.run.parts.first().ok_or_else(|| ask("it has no parts".into()))?;
+    let path = first.paths.first().ok_or_else(|| ask("it has no path".into()))?;
+    let reader = repository.reader(repository.index().await?);
+    let node = locate(&reader, &first.tree, path).await?;
+    if let Some(source) = node.as_ref().and_then(PartInfo::of).and_then(|info| info.source()) {
+        return Ok(source);
+    }
     if first.hostname == super::identity().hostname {
-        return access.address(path.as_ref());
+        return shell.access.address(path.as_ref());
     }
-    match path.strip_prefix('/').filter(|bucket| !bucket.contains('/')) {
-        Some(bucket) => access.address(format!("s3://{bucket}").as_ref()),
-        // `s3://b/x` and `s3://b/x/` have the same path but not the same keys.
-        None => Err(ask("it is a prefix of a bucket")),
-    }
+    Err(ask(format!("it is {path} on {}", first.hostname)))
 }
 
 fn print(ui: &Ui, report: &VerifyReport) {

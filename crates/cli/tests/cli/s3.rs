@@ -72,6 +72,8 @@ fn a_prefix_is_a_source_of_its_own() {
     home.ok(&["restore", "latest", "--to", "out"]);
     assert_eq!(std::fs::read(home.path("out/orders/2026/b/c")).unwrap(), b"2026/b/c");
     home.ok(&["verify", "latest", "s3://orders/2026/"]);
+    // The snapshot knows where it comes from.
+    home.ok(&["verify", "latest"]);
 }
 
 #[test]

@@ -72,6 +72,9 @@ async fn copy(
     select: Select,
 ) -> Result<Vec<Sealed>> {
     let task = &session.task;
+    let Address::S3 { bucket: name, prefix, .. } = &task.source else {
+        return Err(Error::Invalid(format!("{} is not a bucket", task.source)));
+    };
     let (past, before) = earlier(session, &layout).await?;
     let past = Arc::new(past);
     let reader = session.reader.clone();
@@ -96,6 +99,7 @@ async fn copy(
     let builder = Builder::new(Needs {
         bucket: bucket.clone(),
         layout,
+        source: (name.clone(), prefix.clone()),
         store: Store { writer: session.writer.clone() },
         past: past.clone(),
         part_keys: task.part_keys as usize,

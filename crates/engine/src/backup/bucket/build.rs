@@ -39,6 +39,8 @@ pub(crate) struct Needs {
     pub bucket: Arc<dyn Bucket>,
     /// Where keys lie in a snapshot.
     pub layout: Arc<Layout>,
+    /// Name of the source and beginning of the keys that are meant.
+    pub source: (String, Key),
     /// Where trees go.
     pub store: Store,
     /// The parts of the parent.
@@ -472,6 +474,8 @@ impl Builder {
             exceptions: self.sum.exceptions,
             excluded: self.sum.excluded,
             splits: self.sum.splits.clone().finish(),
+            bucket: self.needs.source.0.clone(),
+            prefix: self.needs.source.1.clone(),
         };
         let past = self.past().cloned();
         let layout = self.needs.layout.clone();
