@@ -39,8 +39,7 @@ pub struct Backup {
     /// Time of the snapshot; `None` is the beginning of the run.
     #[serde(default)]
     pub time: Option<Timestamp>,
-    /// Snapshot to compare with; `None` chooses the newest of the same host and paths, then of the same
-    /// paths.
+    /// Snapshot to compare with; `None` chooses the newest of the same paths, whatever its host.
     #[serde(default)]
     pub parent: Option<String>,
     /// Reads everything again, whatever the parent says.
@@ -154,8 +153,8 @@ pub struct Selection {
     pub modified_since: Option<Timestamp>,
 }
 
-/// Names a snapshot: `latest`, `latest~1`, an id or a unique beginning of one, each with `:path` for a
-/// subfolder.
+/// Names a snapshot: `latest`, `latest~1`, an id or a unique beginning of one, `run:` and the id of a run, each with
+/// `:path` for a subfolder. The id of a part means its whole run, if no part of that is missing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SnapshotSelector {

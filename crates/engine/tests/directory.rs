@@ -469,6 +469,10 @@ async fn an_unchanged_source_needs_no_snapshot_and_force_reads_it_all() {
     let first = disk.run(&task).await.unwrap();
     let second = disk.run(&task).await.unwrap();
     assert_eq!((second.snapshots.len(), second.parent.as_ref()), (0, Some(&first.snapshots[0])));
+    let elsewhere = cistern_engine::Backup { host: "elsewhere".into(), ..task.clone() };
+    for written in [1, 0] {
+        assert_eq!(disk.run(&elsewhere).await.unwrap().snapshots.len(), written, "each host has its own");
+    }
     let forced = disk.run(&disk.task(|task| task.force = true)).await.unwrap();
     assert_eq!((forced.bytes_read, forced.stored.data_blobs, forced.parent), (1, 0, None));
     disk.write("a/one", "2");

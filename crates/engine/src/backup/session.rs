@@ -353,6 +353,8 @@ impl Session {
             && run.succeeded()
             && run.parts.len() == parts.len()
             && run.parts.iter().all(|(_, snapshot)| says_the_same(snapshot))
+            // Retention goes by the host: another one's snapshot may be gone tomorrow.
+            && run.parts.iter().all(|(_, snapshot)| snapshot.hostname == self.task.host)
             && parts.iter().all(|part| part.parent_tree == Some(part.tree))
     }
 
