@@ -15,6 +15,8 @@ pub const RUN_TAG: &str = "run:";
 pub const PARTS_TAG: &str = "parts:";
 /// Tag of the snapshots of a run that could not read everything.
 pub const INCOMPLETE_TAG: &str = "incomplete";
+/// Tag of the snapshots of a run that left something out: a selection, exceptions, objects that vanished.
+pub const PARTIAL_TAG: &str = "partial";
 
 /// The snapshots of one run of a backup.
 #[derive(Clone, Debug, PartialEq)]

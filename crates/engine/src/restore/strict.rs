@@ -291,6 +291,8 @@ impl Saved {
             run,
             roots,
             covered,
+            guarded: Vec::new(),
+            escaped: 0.into(),
             splits,
             meter,
             collector: collector.clone(),
