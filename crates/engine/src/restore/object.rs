@@ -109,6 +109,12 @@ impl Store {
                 locked(&self.first_denied).get_or_insert(error);
                 return;
             }
+            // What MinIO says of an object beside a folder of its name, however often it is asked.
+            ErrorKind::Unreachable
+                if error.detail.as_deref().is_some_and(|detail| detail.starts_with("IncompleteBody")) =>
+            {
+                ExceptionKind::Unwritable
+            }
             // One key, perhaps by a rule of the bucket: others are taken.
             ErrorKind::Denied => ExceptionKind::Denied,
             _ => match error.class() {

@@ -268,11 +268,27 @@ impl Walk {
     }
 }
 
+/// The piece of a key that a hashed name stands for, if the node tells; else its beginning, which is long enough that next
+/// to no other key stands between the two.
+fn hashed(node: &Node) -> Vec<u8> {
+    let key = fidelity::Description::of(node).ok().and_then(|description| description.key);
+    if let Some(piece) = key.as_ref().and_then(|key| key.as_bytes().rsplit(|b| *b == b'/').next()) {
+        return piece.to_vec();
+    }
+    let name = &node.name;
+    let coded = name.strip_prefix(b".cistern~").and_then(|rest| {
+        let form = rest.iter().position(|b| *b == b'~')? + 1;
+        // Behind it stand a tilde and the hash.
+        rest.get(form..rest.len().checked_sub(65)?)
+    });
+    coded.and_then(fidelity::decoded).unwrap_or_else(|| name.to_vec())
+}
+
 /// The positions of a tree's nodes in the order in which a bucket lists their keys; `None` if it is the same.
 fn by_key(tree: &Tree) -> Option<Box<[u32]>> {
     let key = |node: &Node| {
         let mut piece =
-            fidelity::piece(&node.name).map_or_else(|| node.name.to_vec(), |piece| piece.into_owned());
+            fidelity::piece(&node.name).map_or_else(|| hashed(node), |piece| piece.into_owned());
         if node.kind == NodeKind::Dir {
             piece.push(b'/');
         }
