@@ -84,7 +84,10 @@ async fn a_link_in_the_way_is_never_followed() {
         // A link is as new as it was made; these are newer than what the snapshot holds.
         if matches!(overwrite, Overwrite::Never | Overwrite::IfNewer) {
             let report = incomplete(result);
-            assert!(report.exceptions.count(ExceptionKind::Unwritable) >= 2, "both files below the directory");
+            assert!(
+                report.exceptions.count(ExceptionKind::Unwritable) >= 2,
+                "both files below the directory"
+            );
             assert!(is_link("directory") && is_link("file"), "{overwrite:?}");
         } else {
             let report = result.unwrap();

@@ -68,7 +68,8 @@ async fn nothing_is_deleted_without_positive_proof() {
     for (change, allowed) in table {
         let (scene, source, target) = scene_of_buckets().await;
         put(&*source, "a", "a").await;
-        let mut task = Backup::new("s3://orders".parse().unwrap(), "s3://repository".parse().unwrap(), "test");
+        let mut task =
+            Backup::new("s3://orders".parse().unwrap(), "s3://repository".parse().unwrap(), "test");
         change(&mut task);
         let id = scene.backup_task(task).await.unwrap().snapshots[0].clone();
         put(&*target, "stranger", "mine").await;
@@ -160,7 +161,8 @@ async fn patterns_see_the_pieces_of_keys_in_both_directions() {
     }
     scene.backup_bucket().await;
     let all = |except: &[&str]| -> Vec<String> {
-        let mut all = vec!["a".into(), "a/b".into(), "c//d".into(), "e".into(), long.clone(), format!("{long}/f")];
+        let mut all =
+            vec!["a".into(), "a/b".into(), "c//d".into(), "e".into(), long.clone(), format!("{long}/f")];
         all.retain(|key| !except.contains(&key.as_str()));
         all
     };
@@ -306,7 +308,8 @@ async fn what_is_denied_of_one_object_does_not_end_the_others() {
     let (scene, source, _) = scene_of_buckets().await;
     for key in ["a", "b", "tagged"] {
         let tags = (key == "tagged").then(|| [("k".to_owned(), "v".to_owned())].into());
-        let options = PutOptions { attributes: Attributes { tags, ..Attributes::default() }, ..PutOptions::default() };
+        let options =
+            PutOptions { attributes: Attributes { tags, ..Attributes::default() }, ..PutOptions::default() };
         source.put(&key.into(), &[Bytes::from_static(b"x")], &options).await.unwrap();
     }
     scene.backup_bucket().await;

@@ -135,13 +135,7 @@ impl Reader {
     }
 
     /// A range of a pack, of exactly its length.
-    async fn fetch(
-        &self,
-        pack: PackNo,
-        start: u64,
-        end: u64,
-        buffers: Option<&Buffers>,
-    ) -> Result<Fetched> {
+    async fn fetch(&self, pack: PackNo, start: u64, end: u64, buffers: Option<&Buffers>) -> Result<Fetched> {
         if self.missing().contains(&pack) {
             return Err(self.is_missing(pack));
         }

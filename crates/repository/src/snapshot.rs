@@ -243,7 +243,10 @@ mod tests {
         }
         // A million values take no more memory than their text.
         let id = Id::of(b"tree");
-        let many = format!(r#"{{"time":"1970-01-01T00:00:00Z","tree":"{id}","paths":[],"x":[{}1]}}"#, "[],".repeat(1_000));
+        let many = format!(
+            r#"{{"time":"1970-01-01T00:00:00Z","tree":"{id}","paths":[],"x":[{}1]}}"#,
+            "[],".repeat(1_000)
+        );
         assert_eq!(Snapshot::parse(many.as_bytes()).unwrap().other.len(), 5 + 3 * 1_000 + 2);
         let deep = format!("{{\"x\":{}", "[".repeat(100_000));
         assert!(Snapshot::parse(deep.as_bytes()).is_err());

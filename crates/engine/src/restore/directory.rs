@@ -272,7 +272,8 @@ impl<'a> Survey<'a> {
                 let at = self.decisions.reserve();
                 self.cursor.enter(path.len(), found);
                 let mapped = self.remap.map_directory(path);
-                let blocked = included && matches!(self.cursor.go(&mapped, mapped.path.len()), Ground::Blocked);
+                let blocked =
+                    included && matches!(self.cursor.go(&mapped, mapped.path.len()), Ground::Blocked);
                 self.decisions.set(at, if blocked { BLOCKED } else { Decision::Write });
                 self.plan.replace += self.cursor.take_giving_way();
             }

@@ -165,7 +165,11 @@ impl Store {
                 Err(error) if error.kind == ErrorKind::Denied && without_rights(&mut fewer.attributes) => {
                     let Ok(done) = write(fewer).await else { return Err(error) };
                     self.plain_only.store(true, Ordering::Relaxed);
-                    self.collector.add(ExceptionKind::AttributeLost, key, format!("{DENIED_RIGHTS}: {error}"));
+                    self.collector.add(
+                        ExceptionKind::AttributeLost,
+                        key,
+                        format!("{DENIED_RIGHTS}: {error}"),
+                    );
                     return Ok(done);
                 }
                 result => return result,
@@ -345,7 +349,9 @@ async fn put(store: Arc<Store>, wanted: Wanted, body: Bytes, held: Held) {
             Ok(put) => store.confirm(key, &put, recorded.as_deref(), &body).await,
             // An answer that was lost on its way: what is there is what was just written.
             Err(error) if error.kind == ErrorKind::AlreadyExists => match store.bucket.head(key).await {
-                Ok((there, _)) if there.size == *size && there.revision.etag() == Some(&*md5(&body)) => Ok(true),
+                Ok((there, _)) if there.size == *size && there.revision.etag() == Some(&*md5(&body)) => {
+                    Ok(true)
+                }
                 _ => Err(error),
             },
             Err(error) => Err(error),

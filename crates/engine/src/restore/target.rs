@@ -89,7 +89,9 @@ impl Target {
         let request = ListRequest { prefix: key.clone(), limit: Some(1), ..ListRequest::default() };
         let page = match self.bucket.list(&request).await {
             // It cannot even be asked for, so that it is not there; whether it can be written, the writing tells.
-            Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => return Ok(None),
+            Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => {
+                return Ok(None);
+            }
             page => page.map_err(Error::Target)?,
         };
         Ok(page.entries.into_iter().next().filter(|entry| entry.key == *key))

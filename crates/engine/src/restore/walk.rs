@@ -117,7 +117,17 @@ impl Walk {
     pub fn new(reader: Arc<Reader>, select: Arc<Select>, order: Order, root: Id, base: Vec<u8>) -> Self {
         let below = base.len();
         let shown = (order == Order::Key && !select.takes_every_path()).then(|| base.clone());
-        Walk { reader, select, order, root: Some(root), stack: Vec::new(), path: base, below, shown, ahead: 0 }
+        Walk {
+            reader,
+            select,
+            order,
+            root: Some(root),
+            stack: Vec::new(),
+            path: base,
+            below,
+            shown,
+            ahead: 0,
+        }
     }
 
     /// Path of what [`next`](Self::next) met last, from the root of the walk; it begins with a slash.
@@ -176,8 +186,7 @@ impl Walk {
                     return Ok(Some(Step::Enter { found, included }));
                 }
                 NodeKind::File => {
-                    if self.is_meant(node) && self.select.metadata(node.size, Some(node.mtime.timestamp()))
-                    {
+                    if self.is_meant(node) && self.select.metadata(node.size, Some(node.mtime.timestamp())) {
                         return Ok(Some(Step::Node(found)));
                     }
                 }
@@ -287,8 +296,7 @@ fn hashed(node: &Node) -> Vec<u8> {
 /// The positions of a tree's nodes in the order in which a bucket lists their keys; `None` if it is the same.
 fn by_key(tree: &Tree) -> Option<Box<[u32]>> {
     let key = |node: &Node| {
-        let mut piece =
-            fidelity::piece(&node.name).map_or_else(|| hashed(node), |piece| piece.into_owned());
+        let mut piece = fidelity::piece(&node.name).map_or_else(|| hashed(node), |piece| piece.into_owned());
         if node.kind == NodeKind::Dir {
             piece.push(b'/');
         }
