@@ -176,6 +176,7 @@ async fn a_directory_whose_tree_is_damaged_is_named_and_the_others_are_compared(
     }
     let mut task = verify_task();
     task.source = cistern_bucket::Address::Directory(folder.path().into());
+    task.snapshot.name = "latest".into();
     task.root = Some("/orders".into());
     task.content = true;
     let report = world.verify_task(&task).await.unwrap();

@@ -70,7 +70,9 @@ pub(super) fn attributes(
         stored.collect::<Vec<_>>().join(", ")
     });
     Attributes {
-        content_type: Some(get("content-type").filter(|kind| !kind.is_empty()).unwrap_or_else(|| NO_TYPE.into())),
+        content_type: Some(
+            get("content-type").filter(|kind| !kind.is_empty()).unwrap_or_else(|| NO_TYPE.into()),
+        ),
         cache_control: get("cache-control"),
         content_disposition: get("content-disposition"),
         content_encoding: encoding.filter(|encoding| !encoding.is_empty()),
