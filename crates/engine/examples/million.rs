@@ -1,20 +1,116 @@
-//! Backs up a synthetic bucket into a directory, twice, and prints peak memory and time: `million KIND DIRECTORY
-//! [RUNS]`.
+//! Backs up a synthetic bucket into a directory, or restores what is there, and prints peak memory and time: `million
+//! KIND DIRECTORY [RUNS]`.
 //!
-//! KIND is `folders` (a million objects of 1 KiB, 1,000 to a folder), `flat` (the same in one folder) or `large` (one
-//! object of 20 GiB). Each run is a process's worth of peak memory, so one run per call tells most.
+//! KIND is `folders` (a million objects of 1 KiB, 1,000 to a folder), `flat` (the same in one folder), `large` (one
+//! object of 20 GiB) or `restore` (the newest snapshot, into a bucket that takes everything and keeps nothing). Each run
+//! is a process's worth of peak memory, so one run per call tells most.
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use cistern_bucket::{Address, Bucket, Directory};
-use cistern_engine::{Access, Backup, Cx, Error, Report, Result, Role, Silent, Task};
+use bytes::Bytes;
+use cistern_bucket::{
+    Address, Attributes, Bucket, Capabilities, DeleteOutcome, Directory, Entry, ErrorKind, Get, GetOptions,
+    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Revision, Tags, Upload, Verb,
+};
+use cistern_engine::{Access, Backup, Cx, Error, Report, Restore, Result, Role, Silent, Task};
 use cistern_repository::{Identity, Options, Repository};
 use cistern_testkit::Synthetic;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
+
+/// An empty bucket, which stays so.
+#[derive(Debug, Default)]
+struct Nowhere {
+    ledger: Ledger,
+}
+
+fn not_there<T>(verb: Verb) -> cistern_bucket::Result<T> {
+    Err(cistern_bucket::Error::new(ErrorKind::NoSuchKey, verb, "nowhere"))
+}
+
+#[async_trait]
+impl Bucket for Nowhere {
+    fn name(&self) -> &str {
+        "nowhere"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            list_after: true,
+            attributes: true,
+            tags: true,
+            multipart: true,
+            create_only: false,
+            copy: false,
+            max_put: 5 << 30,
+        }
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    async fn probe(&self) -> cistern_bucket::Result<()> {
+        Ok(())
+    }
+
+    async fn create(&self) -> cistern_bucket::Result<()> {
+        Ok(())
+    }
+
+    async fn list(&self, _: &ListRequest) -> cistern_bucket::Result<Page> {
+        self.ledger.request(Verb::List);
+        Ok(Page::default())
+    }
+
+    async fn head(&self, _: &Key) -> cistern_bucket::Result<(Entry, Attributes)> {
+        not_there(Verb::Head)
+    }
+
+    async fn get(&self, _: &Key, _: &GetOptions) -> cistern_bucket::Result<Get> {
+        not_there(Verb::Get)
+    }
+
+    async fn put(&self, _: &Key, _: &[Bytes], _: &PutOptions) -> cistern_bucket::Result<Put> {
+        self.ledger.request(Verb::Put);
+        Ok(Put { revision: Revision::Unknown })
+    }
+
+    async fn begin_upload(&self, _: &Key, _: &PutOptions) -> cistern_bucket::Result<Upload> {
+        not_there(Verb::Multipart)
+    }
+
+    async fn upload_part(&self, _: &Upload, _: u32, _: &[Bytes]) -> cistern_bucket::Result<PartId> {
+        not_there(Verb::Multipart)
+    }
+
+    async fn complete_upload(&self, _: &Upload, _: &[PartId], _: &PutOptions) -> cistern_bucket::Result<Put> {
+        not_there(Verb::Multipart)
+    }
+
+    async fn abort_upload(&self, _: &Upload) -> cistern_bucket::Result<()> {
+        Ok(())
+    }
+
+    async fn copy(&self, _: &Key, _: &Key) -> cistern_bucket::Result<Put> {
+        not_there(Verb::Copy)
+    }
+
+    async fn delete(&self, _: &Key) -> cistern_bucket::Result<()> {
+        Ok(())
+    }
+
+    async fn delete_many(&self, _: &[Key]) -> Vec<DeleteOutcome> {
+        Vec::new()
+    }
+
+    async fn tags(&self, _: &Key) -> cistern_bucket::Result<Tags> {
+        not_there(Verb::Tags)
+    }
+}
 
 struct World {
     source: Arc<dyn Bucket>,
@@ -24,7 +120,11 @@ struct World {
 #[async_trait]
 impl Access for World {
     async fn bucket(&self, _: &Address, role: Role) -> cistern_bucket::Result<Arc<dyn Bucket>> {
-        Ok(if role == Role::Repository { self.repository.clone() } else { self.source.clone() })
+        Ok(match role {
+            Role::Repository => self.repository.clone(),
+            Role::Source => self.source.clone(),
+            Role::Target => Arc::new(Nowhere::default()),
+        })
     }
 
     async fn password(&self, _: &Address) -> Result<SecretString> {
@@ -38,9 +138,11 @@ impl Access for World {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let usage = || Error::Invalid("usage: million folders|flat|large DIRECTORY [RUNS]".into());
+    let usage = || Error::Invalid("usage: million folders|flat|large|restore DIRECTORY [RUNS]".into());
     let mut arguments = std::env::args().skip(1);
-    let source = match arguments.next().as_deref() {
+    let kind = arguments.next();
+    let source = match kind.as_deref() {
+        Some("restore") => Synthetic::new("s3://synthetic", 0, 0),
         Some("folders") => Synthetic::new("s3://synthetic", 1_000_000, 1 << 10),
         Some("flat") => Synthetic::new("s3://synthetic", 1_000_000, 1 << 10).flat(),
         Some("large") => Synthetic::new("s3://synthetic", 1, 20 << 30),
@@ -76,6 +178,21 @@ async fn main() -> Result<()> {
     );
     for _ in 0..runs {
         let (start, before) = (Instant::now(), processor_seconds());
+        if kind.as_deref() == Some("restore") {
+            let target = "s3://nowhere".parse().map_err(Error::Target)?;
+            let restore = Task::Restore(Restore::new(task.repository.clone(), "latest", target));
+            let Report::Restore(report) = cistern_engine::run(&restore, &cx).await? else { break };
+            println!(
+                "{} written ({} bytes), {:?} to the repository: {:.1} s, {:.1} s of processor, peak {} MiB",
+                report.objects_written,
+                report.bytes_written,
+                report.repository_requests.by_kind,
+                start.elapsed().as_secs_f64(),
+                processor_seconds() - before,
+                peak_memory(),
+            );
+            continue;
+        }
         let Report::Backup(report) = cistern_engine::run(&Task::Backup(task.clone()), &cx).await? else {
             break;
         };

@@ -15,15 +15,16 @@ mod directory;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use cistern_bucket::{Address, Class, LedgerSnapshot};
-use cistern_repository::{Id, Lock, LockKind, NodeKind, Reader, Repository, Snapshot};
+use cistern_bucket::{Address, LedgerSnapshot};
+use cistern_repository::{Id, NodeKind, Reader, Repository, Snapshot};
 use jiff::Timestamp;
 
 use crate::backup::session::{Collector, Ticker, open_repository};
 use crate::parts;
+use crate::restore::lock_if_possible;
 use crate::select::{Select, clean};
 use crate::snapshots::{Selected, resolve};
-use crate::{Cx, Error, ExceptionKind, Meter, Note, Phase, Requests, Result, Role, Verify, VerifyReport};
+use crate::{Cx, Error, ExceptionKind, Meter, Phase, Requests, Result, Role, Verify, VerifyReport};
 
 /// What a comparison shares.
 struct Job {
@@ -58,8 +59,11 @@ pub(crate) async fn run(task: &Verify, cx: &Cx) -> Result<VerifyReport> {
     let started = Timestamp::now();
     let meter = Arc::new(Meter::default());
     let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-    let (repository, before) = open_repository(&task.repository, cx).await?;
-    let lock = lock(&repository, cx).await?;
+    let (repository, before) = tokio::select! {
+        opened = open_repository(&task.repository, cx) => opened?,
+        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
+    };
+    let lock = lock_if_possible(&repository, cx).await?;
     let compared = tokio::select! {
         compared = compare(task, cx, &repository, meter.clone()) => compared,
         () = cx.cancel.cancelled() => Err(Error::Cancelled),
@@ -81,19 +85,6 @@ pub(crate) async fn run(task: &Verify, cx: &Cx) -> Result<VerifyReport> {
         started,
         ended: Timestamp::now(),
     })
-}
-
-/// A shared lock, so that nobody removes what is read; a repository that we may only read has to do without.
-async fn lock(repository: &Repository, cx: &Cx) -> Result<Option<Lock>> {
-    match repository.lock(LockKind::Shared, &cx.identity, cx.lock_wait).await {
-        Ok(lock) => Ok(Some(lock)),
-        Err(error) if error.class() == Class::Denied => {
-            let note = "the repository cannot be locked (no permission to write): going on without";
-            cx.progress.note(Note::Info(note.into()));
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 async fn compare(

@@ -88,8 +88,7 @@ async fn every_request_to_the_repository_that_fails_ends_in_the_right_files_or_a
         Fault::BrokenBody(10, ErrorKind::Unreachable),
     ];
     let (mut right, mut wrong) = (0, 0);
-    for at in 0..requests {
-        let fault = faults[at as usize % faults.len()];
+    for (at, fault) in (0..requests).flat_map(|at| faults.map(|fault| (at, fault))) {
         let _ = std::fs::remove_dir_all(scene.out());
         faulty.reset();
         faulty.inject(Rule::new(fault).nth(at));

@@ -150,6 +150,46 @@ async fn stored_contents_that_are_damaged_are_found() {
     assert_eq!((report.exceptions.count(ExceptionKind::Damaged), report.objects_equal), (5, 0));
 }
 
+#[tokio::test]
+async fn a_directory_whose_tree_is_damaged_is_named_and_the_others_are_compared() {
+    let bucket = Arc::new(Memory::new("s3://orders"));
+    for key in ["a/1", "bad/1", "bad/2", "c/1"] {
+        bucket.insert(key, key, Attributes::default());
+    }
+    let repository = Arc::new(Memory::new("s3://repository"));
+    let world = World::with(bucket.clone(), repository.clone()).await;
+    world.backup(&task()).await.unwrap();
+    let opened = world.open();
+    let (_, snapshot) = opened.snapshots().await.unwrap().remove(0);
+    let index = opened.index().await.unwrap();
+    let reader = opened.reader(index.clone());
+    let root = reader.tree(&snapshot.tree).await.unwrap().get(b"orders").unwrap().subtree.unwrap();
+    let bad = reader.tree(&root).await.unwrap().get(b"bad").unwrap().subtree.unwrap();
+    let place = index.lookup(BlobKind::Tree, &bad).unwrap();
+    let pack = index.pack(place.pack).to_string();
+    let key = Key::from(format!("data/{}/{pack}", &pack[..2]));
+    assert!(repository.corrupt(&key, |bytes| bytes[place.offset as usize + 20] ^= 1));
+    let folder = tempfile::tempdir().unwrap();
+    for key in ["a/1", "bad/1", "bad/3", "c/1"] {
+        std::fs::create_dir_all(folder.path().join(key).parent().unwrap()).unwrap();
+        std::fs::write(folder.path().join(key), key).unwrap();
+    }
+    let mut task = verify_task();
+    task.source = cistern_bucket::Address::Directory(folder.path().into());
+    task.snapshot.name = "latest".into();
+    task.root = Some("/orders".into());
+    task.content = true;
+    let report = world.verify_task(&task).await.unwrap();
+    assert_eq!((found(&report), report.objects_equal), (pairs(&[("bad", ExceptionKind::Damaged)]), 2));
+    // Only in the snapshot, as far as anybody can tell.
+    for key in ["bad/1", "bad/2"] {
+        assert!(bucket.remove(&Key::from(key)));
+    }
+    let report = world.verify(false).await.unwrap();
+    assert!(report.exceptions.count(ExceptionKind::Damaged) >= 1, "{report:?}");
+    assert_eq!(report.objects_equal, 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_is_compared_with_a_snapshot_of_a_bucket() {
     let bucket = Arc::new(Memory::new("s3://orders"));

@@ -130,6 +130,15 @@ pub enum Problem {
         /// The blob.
         id: Id,
     },
+    /// An entry of a directory is not as it has to be.
+    Node {
+        /// The directory.
+        tree: Id,
+        /// The entry's name.
+        name: Box<[u8]>,
+        /// What is wrong.
+        detail: &'static str,
+    },
 }
 
 impl Problem {
@@ -155,6 +164,10 @@ impl fmt::Display for Problem {
             Problem::Snapshot { id, error } => write!(f, "snapshot {id} cannot be read: {error}"),
             Problem::Tree { id, error } => write!(f, "directory {id} cannot be read: {error}"),
             Problem::MissingBlob { id } => write!(f, "data blob {id} is in no index"),
+            Problem::Node { tree, name, detail } => {
+                let name = String::from_utf8_lossy(name).escape_debug().to_string();
+                write!(f, "entry {name} of directory {tree}: {detail}")
+            }
         }
     }
 }
@@ -292,14 +305,22 @@ struct Lost {
 impl Lost {
     /// What the problems take away; a blob that lies elsewhere as well is not lost.
     fn of(problems: &[Problem], index: &Index) -> Self {
-        let packs: HashMap<Id, usize> = problems
-            .iter()
-            .enumerate()
-            .filter_map(|(i, problem)| match problem {
-                Problem::MissingPack { id, .. } => Some((*id, i)),
-                _ => None,
-            })
-            .collect();
+        // Packs with the length up to which they can be read.
+        let mut packs: HashMap<Id, (usize, u64)> = HashMap::new();
+        for (i, problem) in problems.iter().enumerate() {
+            let (id, readable) = match problem {
+                Problem::MissingPack { id, .. } => (*id, 0),
+                Problem::PackSize { id, expected, found } if found < expected => (*id, *found),
+                // It cannot be fetched, or is not: of one that was read, each blob is judged by itself.
+                Problem::Pack { id, error: Error::Bucket(_) | Error::BadParameter { .. } } => (*id, 0),
+                _ => continue,
+            };
+            let worst = packs.entry(id).or_insert((i, readable));
+            if readable < worst.1 {
+                *worst = (i, readable);
+            }
+        }
+        let is_cut = |pack: &Id, end: u64| packs.get(pack).is_some_and(|(_, readable)| end > *readable);
         let bad: HashSet<(BlobKind, Id, Id)> = problems
             .iter()
             .filter_map(|problem| match problem {
@@ -309,12 +330,14 @@ impl Lost {
             .collect();
         let mut lost = Lost::default();
         let elsewhere = |kind, id: &Id| {
-            let mut places = index.lookup_all(kind, id).map(|place| index.pack(place.pack));
-            places.any(|pack| !packs.contains_key(&pack) && !bad.contains(&(kind, *id, pack)))
+            index.lookup_all(kind, id).any(|place| {
+                let pack = index.pack(place.pack);
+                !is_cut(&pack, place.blob(kind, *id).end()) && !bad.contains(&(kind, *id, pack))
+            })
         };
         for (i, problem) in problems.iter().enumerate() {
             match problem {
-                Problem::Tree { id, .. } => lost.add(BlobKind::Tree, *id, i),
+                Problem::Tree { id, .. } | Problem::Node { tree: id, .. } => lost.add(BlobKind::Tree, *id, i),
                 Problem::MissingBlob { id } => lost.add(BlobKind::Data, *id, i),
                 Problem::Blob { kind, id, .. } if !elsewhere(*kind, id) => lost.add(*kind, *id, i),
                 _ => (),
@@ -322,9 +345,9 @@ impl Lost {
         }
         if !packs.is_empty() {
             for (pack, blobs) in index.by_pack() {
-                let Some(problem) = packs.get(&index.pack(pack)) else { continue };
+                let Some((problem, readable)) = packs.get(&index.pack(pack)) else { continue };
                 for blob in blobs {
-                    if !elsewhere(blob.kind, &blob.id) {
+                    if blob.end() > *readable && !elsewhere(blob.kind, &blob.id) {
                         lost.add(blob.kind, blob.id, *problem);
                     }
                 }

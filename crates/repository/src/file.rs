@@ -85,7 +85,7 @@ impl FileKind {
     pub const fn max_length(self) -> usize {
         match self {
             FileKind::Config | FileKind::Key | FileKind::Lock => 1 << 20,
-            FileKind::Snapshot => 64 << 20,
+            FileKind::Snapshot => 8 << 20,
             FileKind::Index => 256 << 20,
             FileKind::Pack => u32::MAX as usize,
         }
@@ -133,7 +133,12 @@ pub fn open(opener: &mut Opener, kind: FileKind, id: &Id, mut stored: Vec<u8>) -
             Ok(stored)
         }
         Some(&COMPRESSED) if kind != FileKind::Config => {
-            opener.decompress(&text[1..], kind.max_length()).map_err(named)
+            // Ids and times do not compress well: what grows more than this is made to harm.
+            let most = match kind {
+                FileKind::Snapshot | FileKind::Index => (16 * text.len() + (1 << 20)).min(kind.max_length()),
+                _ => kind.max_length(),
+            };
+            opener.decompress(&text[1..], most).map_err(named)
         }
         _ => Err(named(Error::damaged(what, "its encoding is unknown"))),
     }
@@ -180,6 +185,17 @@ mod tests {
         let stored = seal(&mut sealer, FileKind::Lock, &vec![b' '; 2 << 20]).unwrap();
         let error = open(&mut opener, FileKind::Lock, &Id::of(&stored), stored).unwrap_err();
         assert!(matches!(error, Error::BadParameter { what: "lock", .. }), "{error}");
+        // Below the bound of its kind, but out of nothing.
+        for kind in [FileKind::Snapshot, FileKind::Index] {
+            let stored = seal(&mut sealer, kind, &vec![b' '; 4 << 20]).unwrap();
+            let error = open(&mut opener, kind, &Id::of(&stored), stored).unwrap_err();
+            assert!(matches!(error, Error::BadParameter { .. }), "{error}");
+            let mut random = vec![0; 2 << 20];
+            crate::crypto::random(&mut random).unwrap();
+            let honest: Vec<u8> = random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect();
+            let stored = seal(&mut sealer, kind, &honest).unwrap();
+            assert_eq!(open(&mut opener, kind, &Id::of(&stored), stored).unwrap(), honest);
+        }
     }
 
     #[test]

@@ -162,6 +162,11 @@ impl KeyFile {
         Ok(())
     }
 
+    /// What [`open`](Self::open) costs, as bytes mixed.
+    pub(crate) fn work(&self) -> u64 {
+        128 * self.n * self.r * self.p
+    }
+
     fn derive(&self, password: &SecretString) -> Result<MasterKey> {
         let failed = "scrypt refused parameters that were checked";
         let KeyFile { n, r, p, .. } = *self;

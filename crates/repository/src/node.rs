@@ -435,7 +435,7 @@ impl Node {
 }
 
 /// Keeps a member's text, which begins behind the brace or comma before its key.
-fn keep(members: &mut Vec<u8>, text: &[u8]) {
+pub(crate) fn keep(members: &mut Vec<u8>, text: &[u8]) {
     let start = text.iter().position(|byte| *byte == b'"').unwrap_or(0);
     if !members.is_empty() {
         members.push(b',');

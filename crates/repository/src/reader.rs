@@ -9,7 +9,8 @@ mod deliver;
 mod plan;
 mod trees;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use cistern_bucket::{ErrorKind, GetOptions};
@@ -32,11 +33,13 @@ pub struct Reader {
     inner: Arc<Inner>,
     index: Arc<Index>,
     trees: Arc<Trees>,
+    /// Packs that do not exist: nobody asks for them a second time.
+    missing: Arc<Mutex<HashSet<PackNo>>>,
 }
 
 impl Reader {
     pub(crate) fn new(repo: &Repository, index: Arc<Index>) -> Self {
-        Reader { inner: repo.inner().clone(), index, trees: Arc::default() }
+        Reader { inner: repo.inner().clone(), index, trees: Arc::default(), missing: Arc::default() }
     }
 
     /// The index whose blobs it reads.
@@ -80,7 +83,14 @@ impl Reader {
         for place in self.index.lookup_all(kind, id) {
             for _ in 0..2 {
                 match self.blob_at(place.pack, place.blob(kind, *id)).await {
-                    Ok(plain) => return Ok(plain),
+                    // Whoever planned with another length would put what follows into the wrong place.
+                    Ok(plain) if self.raw_length(kind, id) == u32::try_from(plain.len()).ok() => {
+                        return Ok(plain);
+                    }
+                    Ok(_) => {
+                        let detail = "the index gives it two lengths";
+                        first.get_or_insert(Error::damaged("blob", detail).named(*id));
+                    }
                     Err(error) if is_local(&error) => drop(first.get_or_insert(error)),
                     Err(error) => return Err(error),
                 }
@@ -91,7 +101,7 @@ impl Reader {
 
     async fn blob_at(&self, pack: PackNo, blob: PackedBlob) -> Result<Vec<u8>> {
         check_length(&blob)?;
-        let sealed = self.fetch(pack, blob.offset.into(), blob.end()).await?;
+        let sealed = self.fetch(pack, blob.offset.into(), blob.end(), None).await?.bytes;
         self.open(blob, sealed).await
     }
 
@@ -125,8 +135,24 @@ impl Reader {
     }
 
     /// A range of a pack, of exactly its length.
-    async fn fetch(&self, pack: PackNo, start: u64, end: u64) -> Result<Vec<u8>> {
-        Ok(fetch_range(&self.inner, &self.index.pack(pack), start, end, None).await?.bytes)
+    async fn fetch(&self, pack: PackNo, start: u64, end: u64, buffers: Option<&Buffers>) -> Result<Fetched> {
+        if self.missing().contains(&pack) {
+            return Err(self.is_missing(pack));
+        }
+        match fetch_range(&self.inner, &self.index.pack(pack), start, end, buffers).await {
+            Err(Error::Bucket(error)) if error.kind == ErrorKind::NoSuchKey => Err(self.is_missing(pack)),
+            outcome => outcome,
+        }
+    }
+
+    fn missing(&self) -> MutexGuard<'_, HashSet<PackNo>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that a pack does not exist, and says so.
+    fn is_missing(&self, pack: PackNo) -> Error {
+        self.missing().insert(pack);
+        Error::damaged("pack", "it does not exist").named(self.index.pack(pack))
     }
 }
 

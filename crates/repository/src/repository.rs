@@ -24,6 +24,8 @@ use crate::{Error, Id, Lock, LockKind, Reader, Result, Snapshot, Time, Writer, l
 
 /// Most key files that are tried: each costs a good part of a second.
 const MAX_KEYS: usize = 64;
+/// Most work for all of them, as bytes mixed by scrypt: 64 keys of restic, which take half a second each.
+const MAX_WORK: u64 = 32 << 30;
 
 /// Who acts, as locks, keys and snapshots record it. Given by the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -376,7 +378,11 @@ impl Repository {
             })
             .await?;
         }
-        blocking(move || Ok(Arc::new(builder.finish()))).await
+        let index = blocking(move || Ok(Arc::new(builder.finish()))).await?;
+        if let Some(cache) = &self.inner.cache {
+            cache.keep(FileKind::Pack, index.packs().iter().copied().collect()).await;
+        }
+        Ok(index)
     }
 
     async fn prune_cache(&self, kind: FileKind, files: &[(Id, u64)]) {
@@ -450,6 +456,7 @@ async fn open_master(
     }
     keys.sort_by_key(|id| Some(*id) != hint);
     let (mut unreadable, mut refused) = (None, false);
+    let mut work = 0;
     for id in keys.iter().take(MAX_KEYS) {
         let parsed = match fetch_key(bucket, id).await {
             Ok(parsed) => parsed,
@@ -459,6 +466,11 @@ async fn open_master(
                 continue;
             }
         };
+        work += parsed.work();
+        if work > MAX_WORK {
+            let detail = format!("its keys take more work than {MAX_WORK} bytes mixed").into();
+            return Err(Error::BadParameter { what: "repository", detail });
+        }
         let secret = password.clone();
         match blocking(move || parsed.open(&secret)).await {
             Ok(master) => return Ok((*id, master)),

@@ -2,8 +2,9 @@
 //! (<https://restic.readthedocs.io/en/stable/100_references.html#snapshots>).
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
+use crate::json::{JsonResult, Scanner};
+use crate::node::keep;
 use crate::time::Time;
 use crate::{Error, Id, Result};
 
@@ -47,9 +48,10 @@ pub struct Snapshot {
     /// What the backup did, since restic 0.17.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
-    /// Members of other programs, written again as they are.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
+    /// Members of other programs, as JSON text separated by commas; written again as they are by
+    /// [`to_json`](Self::to_json).
+    #[serde(skip)]
+    pub other: String,
 }
 
 /// Counts of a backup.
@@ -73,9 +75,67 @@ pub struct Summary {
     pub data_added_packed: u64,
     pub total_files_processed: u64,
     pub total_bytes_processed: u64,
-    /// Members of other programs, written again as they are.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
+    /// Members of other programs, as in a snapshot.
+    #[serde(skip)]
+    pub other: String,
+}
+
+/// Members of a snapshot that this program knows.
+const KNOWN: [&[u8]; 13] = [
+    b"time",
+    b"parent",
+    b"tree",
+    b"paths",
+    b"hostname",
+    b"username",
+    b"uid",
+    b"gid",
+    b"excludes",
+    b"tags",
+    b"original",
+    b"program_version",
+    SUMMARY,
+];
+const SUMMARY: &[u8] = b"summary";
+/// Members of a summary that this program knows.
+const KNOWN_OF_SUMMARY: [&[u8]; 14] = [
+    b"backup_start",
+    b"backup_end",
+    b"files_new",
+    b"files_changed",
+    b"files_unmodified",
+    b"dirs_new",
+    b"dirs_changed",
+    b"dirs_unmodified",
+    b"data_blobs",
+    b"tree_blobs",
+    b"data_added",
+    b"data_added_packed",
+    b"total_files_processed",
+    b"total_bytes_processed",
+];
+
+/// The text of the members that are not `known`. `look` is called with the members that are, before their values.
+fn others(
+    scanner: &mut Scanner<'_>,
+    known: &[&[u8]],
+    mut look: impl FnMut(Scanner<'_>, &[u8]) -> JsonResult<()>,
+) -> JsonResult<String> {
+    let mut others = Vec::new();
+    let mut before = scanner.position();
+    scanner.object(|scanner, key| {
+        if known.contains(&key) {
+            look(scanner.clone(), key)?;
+            scanner.skip()?;
+        } else {
+            scanner.skip()?;
+            keep(&mut others, scanner.since(before));
+        }
+        before = scanner.position();
+        Ok(())
+    })?;
+    // What is no UTF-8 is refused when the rest is read.
+    Ok(String::from_utf8(others).unwrap_or_default())
 }
 
 impl Snapshot {
@@ -95,18 +155,44 @@ impl Snapshot {
             original: None,
             program_version: String::new(),
             summary: None,
-            other: Map::new(),
+            other: String::new(),
         }
     }
 
     /// Reads a snapshot.
     pub fn parse(json: &[u8]) -> Result<Self> {
-        serde_json::from_slice(json).map_err(|error| Error::damaged("snapshot", error.to_string()))
+        let mut of_summary = String::new();
+        let other = others(&mut Scanner::new(json), &KNOWN, |mut scanner, key| {
+            if key == SUMMARY && !scanner.take_null() {
+                of_summary = others(&mut scanner, &KNOWN_OF_SUMMARY, |_, _| Ok(()))?;
+            }
+            Ok(())
+        });
+        // Text is kept as it is, and never as values: those of a few bytes each would take many times as much memory.
+        let mut snapshot: Snapshot =
+            serde_json::from_slice(json).map_err(|error| Error::damaged("snapshot", error.to_string()))?;
+        snapshot.other = other.map_err(|error| error.of("snapshot"))?;
+        if let Some(summary) = &mut snapshot.summary {
+            summary.other = of_summary;
+        }
+        Ok(snapshot)
     }
 
     /// The snapshot as JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("a snapshot has string keys only")
+        let mut json = serde_json::to_vec(self).expect("a snapshot has string keys only");
+        let mut append = |others: &str, braces: usize| {
+            if !others.is_empty() {
+                json.truncate(json.len() - braces);
+                json.push(b',');
+                json.extend_from_slice(others.as_bytes());
+                json.extend(std::iter::repeat_n(b'}', braces));
+            }
+        };
+        // The summary is the last member.
+        append(self.summary.as_ref().map_or("", |summary| &summary.other), 2);
+        append(&self.other, 1);
+        json
     }
 }
 
@@ -155,6 +241,13 @@ mod tests {
                     .starts_with("snapshot is damaged: ")
             );
         }
+        // A million values take no more memory than their text.
+        let id = Id::of(b"tree");
+        let many = format!(
+            r#"{{"time":"1970-01-01T00:00:00Z","tree":"{id}","paths":[],"x":[{}1]}}"#,
+            "[],".repeat(1_000)
+        );
+        assert_eq!(Snapshot::parse(many.as_bytes()).unwrap().other.len(), 5 + 3 * 1_000 + 2);
         let deep = format!("{{\"x\":{}", "[".repeat(100_000));
         assert!(Snapshot::parse(deep.as_bytes()).is_err());
     }

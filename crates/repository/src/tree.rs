@@ -3,11 +3,14 @@
 use std::ops::Range;
 
 use crate::json::{JsonResult, Scanner};
-use crate::node::Node;
+use crate::node::{Node, Xattr};
 use crate::{Error, Result};
 
 const HEAD: &[u8] = b"{\"nodes\":[";
 const TAIL: &[u8] = b"]}\n";
+/// A tree in memory is at most so many times as long as its text (real nodes take less than twice), unless it is small.
+const MOST_GROWTH: usize = 4;
+const SMALL: usize = 8 << 20;
 
 /// A directory that was read, with the text of each node, so that an unchanged one is written again as it was.
 #[derive(Debug, Default)]
@@ -22,7 +25,13 @@ impl Tree {
     pub fn parse(text: Vec<u8>) -> Result<Tree> {
         let (mut nodes, mut spans) = (Vec::new(), Vec::new());
         let mut reader = TreeReader::new(&text)?;
+        let mut memory = 0;
         while let Some((node, span)) = reader.next_node()? {
+            memory += size_of::<Node>() + node.xattrs.len() * size_of::<Xattr>();
+            if memory > SMALL + MOST_GROWTH * text.len() {
+                let detail = "its nodes say next to nothing, and are too many to be kept in memory";
+                return Err(Error::damaged("tree", detail));
+            }
             nodes.push(node);
             spans.push(span);
         }
@@ -292,6 +301,16 @@ mod tests {
         assert_eq!(Id::of(&tree(&[])).short(), "ac08ce34");
         assert!(Tree::parse(tree(&[])).unwrap().nodes().is_empty());
         assert!(Tree::parse(b"{\"nodes\":null}".to_vec()).unwrap().nodes().is_empty());
+    }
+
+    #[test]
+    fn nodes_that_say_nothing_do_not_fill_the_memory() {
+        let text = |count: usize| {
+            let nodes: Vec<String> = (0..count).map(|i| format!("{{\"name\":\"{i:06}\"}}")).collect();
+            format!("{{\"nodes\":[{}]}}", nodes.join(",")).into_bytes()
+        };
+        assert_eq!(Tree::parse(text(1_000)).unwrap().nodes().len(), 1_000);
+        assert!(Tree::parse(text(200_000)).unwrap_err().to_string().contains("too many"));
     }
 
     #[test]

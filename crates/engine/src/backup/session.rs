@@ -4,7 +4,9 @@
 //! `meter`, `exceptions` and `counts`, and at last hands over one [`Sealed`] per part. The session alone
 //! decides what becomes of exceptions, of a dry run and of a source that did not change.
 
+use std::collections::HashSet;
 use std::fmt::Display;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -439,7 +441,10 @@ impl Session {
 
 /// Takes a shared lock. Whoever asks to stop meanwhile gets a lock that is on its way given back: one that
 /// stays behind would keep others out for half an hour.
-async fn lock(repository: &Repository, cx: &Cx) -> Result<Lock> {
+///
+/// # Errors
+/// As [`Repository::lock`]; `Cancelled`.
+pub(crate) async fn lock(repository: &Repository, cx: &Cx) -> Result<Lock> {
     let (repository, identity, wait) = (repository.clone(), cx.identity.clone(), cx.lock_wait);
     let mut taking = tokio::spawn(async move { repository.lock(LockKind::Shared, &identity, wait).await });
     let broken = |_| Error::Broken("taking the lock panicked".into());
@@ -489,9 +494,15 @@ pub(crate) fn folder_of(prefix: &Key) -> Vec<u8> {
     folder
 }
 
+/// Keys of exceptions that are remembered, eight bytes each.
+const MOST_TOLD: usize = 1 << 20;
+
 /// Gathers exceptions from all threads, and tells each one at once.
 pub(crate) struct Collector {
     exceptions: Mutex<Exceptions>,
+    /// Hashes of the keys that exceptions other than lost attributes are about; the first [`MOST_TOLD`].
+    told: Mutex<HashSet<u64>>,
+    hasher: RandomState,
     progress: Arc<dyn Progress>,
     meter: Arc<Meter>,
 }
@@ -499,12 +510,24 @@ pub(crate) struct Collector {
 impl Collector {
     /// An empty one, which tells `progress` and counts in `meter`.
     pub fn new(progress: Arc<dyn Progress>, meter: Arc<Meter>) -> Self {
-        Collector { exceptions: Mutex::default(), progress, meter }
+        Collector {
+            exceptions: Mutex::default(),
+            told: Mutex::default(),
+            hasher: RandomState::new(),
+            progress,
+            meter,
+        }
     }
 
     /// Adds one. Only the first of each kind are told: a million lines help nobody.
     pub fn add(&self, kind: ExceptionKind, key: impl Display, detail: impl Display) {
         let exception = Exception { kind, key: key.to_string(), detail: detail.to_string() };
+        if kind != ExceptionKind::AttributeLost {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() < MOST_TOLD {
+                told.insert(self.hasher.hash_one(exception.key.as_str()));
+            }
+        }
         let tell = {
             let mut all = self.exceptions.lock().unwrap_or_else(PoisonError::into_inner);
             let kept = all.first.len();
@@ -522,6 +545,23 @@ impl Collector {
         use ExceptionKind::{Archived, CustomerKey, Denied, KeepsChanging, Unreadable};
         let all = self.exceptions.lock().unwrap_or_else(PoisonError::into_inner);
         [Archived, CustomerKey, Denied, Unreadable, KeepsChanging].iter().map(|kind| all.count(*kind)).sum()
+    }
+
+    /// Whether an exception other than a lost attribute was about this key; `None` if nobody knows any more.
+    pub fn has_told(&self, key: impl Display) -> Option<bool> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = told.contains(&self.hasher.hash_one(key.to_string().as_str()));
+        (known || told.len() < MOST_TOLD).then_some(known)
+    }
+
+    /// Number of exceptions of one kind so far.
+    pub fn count(&self, kind: ExceptionKind) -> u64 {
+        self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).count(kind)
+    }
+
+    /// Number of exceptions of all kinds so far.
+    pub fn total(&self) -> u64 {
+        self.exceptions.lock().unwrap_or_else(PoisonError::into_inner).total()
     }
 
     /// Hands over what was gathered.

@@ -4,12 +4,13 @@
 //! it will change any more, and only then its times and permissions are set: from the leaves to the root.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use cistern_bucket::Key;
 use cistern_repository::NodeKind;
+use rustix::fs::Stat;
 use rustix::io::{Errno, Result};
 use rustix::process::{Resource, getrlimit};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +94,8 @@ impl Site {
         stop: CancellationToken,
     ) -> Self {
         use std::hash::{BuildHasher, RandomState};
+        // Who cannot set permissions cannot give anything away either, and must not try.
+        let rules = Rules { owners: rules.owners && profile.modes, ..rules };
         Site {
             placer,
             profile,
@@ -302,24 +305,36 @@ impl Dir {
         Ok(dir)
     }
 
-    /// The directory of this name, which is made if it is not there, also in place of something else if
-    /// `replace` says so. Yields whether it was made.
+    /// The permissions that a directory in this one is made with: those of its node at once where they cannot be set
+    /// later, but always so that we can write in it.
+    pub fn first_mode(&self, found: Option<&Found>) -> u32 {
+        match found {
+            None => 0o755,
+            Some(_) if self.site.profile.modes => 0o700,
+            Some(found) => self.site.rules.permissions(found.node()) & 0o777 | 0o700,
+        }
+    }
+
+    /// The directory of this name, which is made if it is not there, also in place of something else if that
+    /// `gives_way`. Yields whether it was made.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn make(self: &Arc<Self>, name: Name<'_>, replace: bool) -> Result<(Arc<Self>, bool)> {
+    pub fn make(
+        self: &Arc<Self>,
+        name: Name<'_>,
+        mode: u32,
+        gives_way: impl Fn(&Stat) -> bool,
+    ) -> Result<(Arc<Self>, bool)> {
         let parent = self.fd()?;
         let placer = &self.site.placer;
-        let made = match placer.make_dir(parent.as_fd(), name, 0o700) {
+        let made = match placer.make_dir(parent.as_fd(), name, mode) {
             Ok(()) => true,
             Err(Errno::EXIST) => {
                 let there = placer.stat(parent.as_fd(), name)?;
-                if replace && there.is_some_and(|stat| kind(&stat) != NodeKind::Dir) {
-                    placer.remove(parent.as_fd(), name)?;
-                    placer.make_dir(parent.as_fd(), name, 0o700)?;
-                    true
-                } else {
-                    false
+                match there.filter(|stat| kind(stat) != NodeKind::Dir && gives_way(stat)) {
+                    Some(_) => self.make_instead(parent.as_fd(), name, mode)?,
+                    None => false,
                 }
             }
             Err(error) => return Err(error),
@@ -329,6 +344,21 @@ impl Dir {
             dir.make_writable();
         }
         Ok((dir, made))
+    }
+
+    /// Makes a directory in place of what is none. A directory cannot be renamed onto anything else: so what is there
+    /// steps aside, and comes back if no directory can be made.
+    fn make_instead(&self, parent: BorrowedFd<'_>, name: Name<'_>, mode: u32) -> Result<bool> {
+        let placer = &self.site.placer;
+        let aside = self.site.temporary_name();
+        let aside = plain(&aside);
+        placer.rename(parent, name, aside, false)?;
+        if let Err(error) = placer.make_dir(parent, name, mode) {
+            placer.rename(parent, aside, name, false)?;
+            return Err(error);
+        }
+        placer.remove(parent, aside)?;
+        Ok(true)
     }
 
     /// Lets ourselves in, if the directory is ours; the attributes are put right at the end.

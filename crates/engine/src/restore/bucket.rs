@@ -72,10 +72,13 @@ pub(crate) async fn restore(job: Arc<Job>, address: &Address) -> Result<Outcome>
         job.cx.concurrency,
     ));
     place(&job, &to, &store, &decisions).await?;
-    let deleted = match &doomed {
-        Some(doomed) if doomed.count > 0 => delete(&job, &to, doomed).await?,
-        _ => 0,
-    };
+    let (mut deleted, mut kept_doomed) = (0, false);
+    if let Some(doomed) = doomed.filter(|doomed| doomed.count > 0) {
+        match job.may_delete() {
+            true => deleted = delete(&job, &to, &doomed).await?,
+            false => kept_doomed = true,
+        }
+    }
     let mut verified = 0;
     if job.task.verify || odd {
         job.meter.enter(if job.task.verify { Phase::Verifying } else { Phase::Sealing });
@@ -83,6 +86,7 @@ pub(crate) async fn restore(job: Arc<Job>, address: &Address) -> Result<Outcome>
     }
     let mut outcome = super::outcome(plan, &store.counts);
     outcome.deleted = deleted;
+    outcome.kept_doomed = kept_doomed;
     outcome.verified = if job.task.verify { verified } else { 0 };
     outcome.requests = Some(since(&to, &before));
     Ok(outcome)
@@ -329,17 +333,13 @@ fn passed(job: &Job, to: &To, doomed: &mut Option<Doomed>, covered: &[u8], entry
     Ok(())
 }
 
-/// Whether the task means an object of this key, were it in the snapshot.
+/// Whether the task means an object of this key, were it in the snapshot: by the pieces of the key, as the walk does.
 fn is_selected(job: &Job, key: &[u8]) -> bool {
     if job.select.takes_every_path() {
         return true;
     }
-    let mut path = job.roots.first().map(|root| root.base.clone()).unwrap_or_default();
-    for piece in key.split(|b| *b == b'/') {
-        path.push(b'/');
-        path.extend_from_slice(&fidelity::name(piece));
-    }
-    job.select.object(&path)
+    let base = job.roots.first().map_or(&b""[..], |root| &root.base);
+    job.select.object(&[base, b"/", key].concat())
 }
 
 /// An object's state, as text.

@@ -1,7 +1,6 @@
 //! The end of a restore to a bucket: what was planned is deleted, and what was written is looked at once more.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use cistern_bucket::{Bucket, Entry, GetOptions};
@@ -72,9 +71,13 @@ pub(crate) async fn confirm(job: &Arc<Job>, to: &To, decisions: &Decisions) -> R
             let (key, description) = to.key(found.node(), walk.path());
             let Ok(size) = lengths(&job.reader, found.node()) else { continue };
             let Some(entry) = target.find(&key, |_| Ok(())).await? else {
-                if job.meter.exceptions.load(Relaxed) == 0 || is_odd(key.as_bytes()) {
+                if job.collector.has_told(&key) != Some(true) {
                     let why = "the target does not list it under this key";
-                    job.collector.add(ExceptionKind::NameRefused, &key, why);
+                    let kind = match is_odd(key.as_bytes()) {
+                        true => ExceptionKind::NameRefused,
+                        false => ExceptionKind::Differs,
+                    };
+                    job.collector.add(kind, &key, why);
                 }
                 continue;
             };

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::beneath::{Counts, Dir};
-use super::placer::Name;
+use super::directory::look;
+use super::placer::{Name, modified};
 use super::plan::Mapped;
 use super::walk::Found;
-use crate::ExceptionKind;
+use crate::{ExceptionKind, Overwrite};
 
 /// What a path of the target stands for.
 #[derive(Clone)]
@@ -33,8 +35,10 @@ pub(crate) enum Mode {
 /// The way from the target to the directory where the last thing belonged.
 pub(crate) struct Cursor {
     mode: Mode,
-    /// What is no directory gives way to one; the attributes of directories that are there are set.
-    replace: bool,
+    /// Says when what is no directory gives way to one, and whether attributes of those that are there are set.
+    policy: Overwrite,
+    /// How many things gave way, or would, since somebody asked.
+    giving_way: u64,
     root: Ground,
     path: Vec<u8>,
     /// Length of the path of each directory on the way, and what is there.
@@ -45,8 +49,21 @@ pub(crate) struct Cursor {
 
 impl Cursor {
     /// At the target itself.
-    pub fn new(mode: Mode, replace: bool, root: Ground) -> Self {
-        Cursor { mode, replace, root, path: Vec::new(), levels: Vec::new(), entered: Vec::new() }
+    pub fn new(mode: Mode, policy: Overwrite, root: Ground) -> Self {
+        Cursor {
+            mode,
+            policy,
+            giving_way: 0,
+            root,
+            path: Vec::new(),
+            levels: Vec::new(),
+            entered: Vec::new(),
+        }
+    }
+
+    /// How many things give way to directories since this was asked last.
+    pub fn take_giving_way(&mut self) -> u64 {
+        std::mem::take(&mut self.giving_way)
     }
 
     /// The walk enters a directory whose path is so long.
@@ -103,7 +120,7 @@ impl Cursor {
         self.levels.last().map_or(&self.root, |(_, ground)| ground).clone()
     }
 
-    fn down(&self, name: &[u8], to: &Mapped<'_>, end: usize) -> Ground {
+    fn down(&mut self, name: &[u8], to: &Mapped<'_>, end: usize) -> Ground {
         let parent = match self.top() {
             Ground::Here(parent) => parent,
             other => return other,
@@ -117,16 +134,18 @@ impl Cursor {
             );
             return Ground::Blocked;
         };
+        let found = to.original(end).and_then(|length| self.entered(length));
+        let mode = parent.first_mode(found.as_ref());
         let result = match self.mode {
             Mode::Look => parent.open(name).map(|dir| (dir, false)),
-            Mode::Make => parent.make(name, self.replace),
+            Mode::Make => parent.make(name, mode, |stat| gives_way(self.policy, stat, found.as_ref())),
         };
         match result {
             Ok((dir, made)) => {
                 if self.mode == Mode::Make {
                     Counts::add(&site.counts.others, u64::from(made));
-                    if (made || self.replace)
-                        && let Some(found) = to.original(end).and_then(|length| self.entered(length))
+                    if (made || self.policy != Overwrite::Never)
+                        && let Some(found) = found
                     {
                         dir.describe(found);
                     }
@@ -135,7 +154,13 @@ impl Cursor {
             }
             Err(Errno::NOENT) if self.mode == Mode::Look => Ground::Absent,
             // It gives way when it comes to that.
-            Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) if self.mode == Mode::Look && self.replace => {
+            Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV)
+                if self.mode == Mode::Look
+                    && look(&parent, name.as_bytes()).is_ok_and(|stat| {
+                        stat.is_some_and(|stat| gives_way(self.policy, &stat, found.as_ref()))
+                    }) =>
+            {
+                self.giving_way += 1;
                 Ground::Absent
             }
             Err(error) => {
@@ -148,6 +173,15 @@ impl Cursor {
     fn entered(&self, length: usize) -> Option<Found> {
         let at = self.entered.binary_search_by_key(&length, |(length, _)| *length).ok()?;
         Some(self.entered[at].1.clone())
+    }
+}
+
+/// Whether what is no directory gives way to one, of which a node tells unless a new beginning has invented it.
+fn gives_way(policy: Overwrite, stat: &Stat, found: Option<&Found>) -> bool {
+    match policy {
+        Overwrite::Always | Overwrite::IfChanged => true,
+        Overwrite::IfNewer => found.is_some_and(|found| modified(stat) < found.node().mtime.instant()),
+        Overwrite::Never => false,
     }
 }
 

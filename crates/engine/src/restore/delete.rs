@@ -7,17 +7,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use cistern_bucket::Key;
+use cistern_bucket::{Address, Key};
 use cistern_repository::{Id, NodeKind, Reader, Tree};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use super::beneath::Dir;
 use super::directory::failed;
-use super::placer::{Name, Placer, open_root};
+use super::placer::{Name, Placer, kind, open_root};
 use super::{Job, source_root};
 use crate::select::{Directory, clean};
-use crate::snapshots::Run;
+use crate::snapshots::{PARTIAL_TAG, Run};
 use crate::{Error, Restore, Result};
 
 /// Most objects that one restore deletes: what was planned is remembered, eight bytes each.
@@ -43,6 +43,53 @@ pub(crate) fn check(task: &Restore) -> Result<()> {
         return refuse("objects cannot be selected by size or time");
     }
     Ok(())
+}
+
+/// A directory by device and inode.
+pub(crate) type Place = (u64, u64);
+
+/// The directories that are never swept: the repository that is read, and its cache.
+///
+/// # Errors
+/// `Invalid` if the target lies within the repository; of buckets, also if the repository lies below the target.
+pub(crate) fn guarded(task: &Restore, cache: Option<&Path>) -> Result<Vec<Place>> {
+    use std::os::unix::fs::MetadataExt;
+    let refuse = |why: &str| Err(Error::Invalid(format!("nothing can be restored there: {why}")));
+    let place = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let repository = match &task.repository {
+        Address::Directory(path) => Some(path.as_path()),
+        Address::S3 { .. } => None,
+    };
+    let guarded: Vec<Place> = [repository, cache].into_iter().flatten().filter_map(place).collect();
+    match (&task.target, &task.repository) {
+        (Address::Directory(path), _) => {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            // What is not there yet lies in the first directory above that is.
+            let there = path.ancestors().find_map(|path| std::fs::canonicalize(path).ok());
+            let mut above = there.iter().flat_map(|path| path.ancestors()).filter_map(place);
+            if above.any(|place| guarded.contains(&place)) {
+                return refuse("the target lies in the repository or its cache");
+            }
+        }
+        (
+            Address::S3 { endpoint, bucket, prefix },
+            Address::S3 { endpoint: their_endpoint, bucket: their_bucket, prefix: their_prefix },
+        ) if (endpoint, bucket) == (their_endpoint, their_bucket) => {
+            let folder = |prefix: &Key| match prefix.as_bytes() {
+                prefix if prefix.is_empty() || prefix.ends_with(b"/") => prefix.to_vec(),
+                prefix => [prefix, b"/"].concat(),
+            };
+            let (target, repository) = (folder(prefix), folder(their_prefix));
+            if target.starts_with(&repository) {
+                return refuse("the target lies in the repository");
+            }
+            if repository.starts_with(&target) {
+                return refuse("the repository lies below the target");
+            }
+        }
+        _ => (),
+    }
+    Ok(guarded)
 }
 
 /// What a complete snapshot covers.
@@ -87,6 +134,16 @@ pub(crate) async fn prove(reader: &Reader, run: &Run) -> Result<Covered> {
     if run.parts.iter().any(|(_, snapshot)| !snapshot.excludes.is_empty()) {
         return refuse("the snapshot was made with patterns that left things out");
     }
+    if run.parts.iter().any(|(_, snapshot)| snapshot.tags.iter().any(|tag| tag == PARTIAL_TAG)) {
+        return refuse("the snapshot does not hold everything that the source held");
+    }
+    if run.parts.iter().any(|(_, snapshot)| !snapshot.program_version.starts_with("cistern ")) {
+        return refuse("the snapshot carries no proof that it is complete");
+    }
+    // Tags are a part of the proof, and another program could have taken one away.
+    if run.parts.iter().any(|(_, snapshot)| snapshot.original.is_some()) {
+        return refuse("the snapshot was changed since it was made");
+    }
     let mut infos = Vec::new();
     for (_, snapshot) in &run.parts {
         infos.push(source_root(reader, snapshot).await?.1);
@@ -99,13 +156,7 @@ pub(crate) async fn prove(reader: &Reader, run: &Run) -> Result<Covered> {
     let path = clean(path.as_bytes());
     if infos.iter().all(Option::is_none) {
         return match &run.parts[..] {
-            [(_, one)]
-                if one.paths.len() == 1
-                    && one.original.is_none()
-                    && one.program_version.starts_with("cistern ") =>
-            {
-                Ok(Covered { path, bucket: false })
-            }
+            [(_, one)] if one.paths.len() == 1 => Ok(Covered { path, bucket: false }),
             _ => refuse("the snapshot carries no proof that it is complete"),
         };
     }
@@ -197,7 +248,10 @@ pub(crate) fn doomed_files(
         Err(Errno::NOENT) => return Ok(doomed),
         Err(error) => return Err(failed("opening", path, error.into())),
     };
-    sweep(job, &root, handle, |_, _, path, _| doomed.add(path, "").map(|()| false))?;
+    sweep(job, &root, handle, |dir, name, path| match standing(dir, name) {
+        Some((state, _)) => doomed.add(path, &state),
+        None => Ok(()),
+    })?;
     Ok(doomed)
 }
 
@@ -208,9 +262,11 @@ pub(crate) fn doomed_files(
 pub(crate) fn delete_files(job: &Job, root: &Arc<Dir>, doomed: &Doomed, handle: &Handle) -> Result<u64> {
     let mut deleted = 0;
     let site = root.site().clone();
-    sweep(job, root, handle, |dir, name, path, is_dir| {
-        if !doomed.contains(path, "") {
-            return Ok(false);
+    sweep(job, root, handle, |dir, name, path| {
+        // Looked at once more right before: what was changed since the plan is somebody's work.
+        let Some((state, is_dir)) = standing(dir, name) else { return Ok(()) };
+        if !doomed.contains(path, &state) {
+            return Ok(());
         }
         let placer: &dyn Placer = &*site.placer;
         let removed = dir.fd().and_then(|fd| match is_dir {
@@ -224,9 +280,21 @@ pub(crate) fn delete_files(job: &Job, root: &Arc<Dir>, doomed: &Doomed, handle: 
             Err(Errno::NOENT) => (),
             Err(error) => site.refused("deleting", path, error),
         }
-        Ok(true)
+        Ok(())
     })?;
     Ok(deleted)
+}
+
+/// The state of an entry as text, and whether it is a directory. What happens in a directory is no change of it: its
+/// entries have states of their own, and only an empty one goes.
+fn standing(dir: &Dir, name: Name<'_>) -> Option<(String, bool)> {
+    let stat = dir.fd().and_then(|fd| dir.site().placer.stat(fd.as_fd(), name)).ok()??;
+    let place = format!("{:?} {} {}", kind(&stat), stat.st_dev, stat.st_ino);
+    if kind(&stat) == NodeKind::Dir {
+        return Some((place, true));
+    }
+    let times = [stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64];
+    Some((format!("{place} {} {times:?}", stat.st_size), false))
 }
 
 struct Level {
@@ -239,13 +307,14 @@ struct Level {
     path: usize,
 }
 
-/// Calls `found` with the directory, name, path and kind of everything below what the snapshot covers that is selected
-/// and that the snapshot does not hold: entries of a directory before the directory.
+/// Calls `found` with the directory, name and path of everything below what the snapshot covers that is selected
+/// and that the snapshot does not hold: entries of a directory before the directory. The repository and its cache are
+/// passed over.
 fn sweep(
     job: &Job,
     root: &Arc<Dir>,
     handle: &Handle,
-    mut found: impl FnMut(&Dir, Name<'_>, &[u8], bool) -> Result<bool>,
+    mut found: impl FnMut(&Dir, Name<'_>, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let Some(covered) = &job.covered else { return Ok(()) };
     let tree = |id: &Id| handle.block_on(job.reader.tree(id)).map_err(Error::Repository);
@@ -264,7 +333,10 @@ fn sweep(
         };
     }
     let placer = root.site().placer.clone();
-    let device = |dir: &Dir| dir.fd().and_then(|fd| placer.stat_open(fd.as_fd())).map(|stat| stat.st_dev);
+    let place = |dir: &Dir| {
+        let stat = dir.fd().and_then(|fd| placer.stat_open(fd.as_fd()))?;
+        Ok((stat.st_dev, stat.st_ino))
+    };
     let list = |dir: &Dir| -> rustix::io::Result<Vec<(Box<[u8]>, bool)>> {
         let mut names = Vec::new();
         placer.list(dir.fd()?.as_fd(), &mut |name, is_dir| names.push((name.into(), is_dir)))?;
@@ -276,7 +348,7 @@ fn sweep(
         path: root.site().show(path),
         source: error.into(),
     };
-    let home = device(&dir).map_err(|error| unreadable(&path, error))?;
+    let (home, _) = place(&dir).map_err(|error| unreadable(&path, error))?;
     let names = list(&dir).map_err(|error| unreadable(&path, error))?;
     let mut stack = vec![Level { dir, trees, names, goes: false, path: path.len() }];
     while let (depth, Some(level)) = (stack.len(), stack.last_mut()) {
@@ -291,7 +363,7 @@ fn sweep(
                 let dir = above.dir.clone();
                 drop(done);
                 let name = Name::new(&name).map_err(|_| Error::Broken("a listed name is none".into()))?;
-                found(&dir, name, &path, true)?;
+                found(&dir, name, &path)?;
             }
             continue;
         };
@@ -301,7 +373,7 @@ fn sweep(
         let held: Vec<_> = level.trees.iter().filter_map(|tree| tree.get(&name)).collect();
         if !is_dir {
             if held.is_empty() && job.select.file(&path) {
-                found(&level.dir, checked, &path, false)?;
+                found(&level.dir, checked, &path)?;
             }
             continue;
         }
@@ -320,7 +392,10 @@ fn sweep(
             Err(error) => return Err(unreadable(&path, error)),
         };
         // Another file system was mounted there: it is none of the snapshot's business.
-        if device(&dir).map_err(|error| unreadable(&path, error))? != home {
+        let at = place(&dir).map_err(|error| unreadable(&path, error))?;
+        if at.0 != home || job.guarded.contains(&at) {
+            // What it stands in stays with it.
+            stack.iter_mut().for_each(|level| level.goes = false);
             continue;
         }
         let trees = subtrees.iter().map(&tree).collect::<Result<_>>()?;

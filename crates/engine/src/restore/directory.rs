@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use cistern_bucket::Key;
-use cistern_repository::NodeKind;
+use cistern_repository::{Node, NodeKind};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -70,9 +70,12 @@ pub(crate) async fn restore_with(job: Arc<Job>, path: PathBuf, placer: Arc<dyn P
         let site = Arc::new(site(&job, placer.clone(), profile));
         let root = Dir::root(site.clone(), fd);
         place::place(&job, &root, &remap, &decisions, &handle)?;
-        let mut deleted = 0;
-        if let Some(doomed) = doomed {
-            deleted = delete::delete_files(&job, &root, &doomed, &handle)?;
+        let (mut deleted, mut kept_doomed) = (0, false);
+        if let Some(doomed) = doomed.filter(|doomed| doomed.count > 0) {
+            match job.may_delete() {
+                true => deleted = delete::delete_files(&job, &root, &doomed, &handle)?,
+                false => kept_doomed = true,
+            }
         }
         job.meter.enter(Phase::Sealing);
         if profile.rename {
@@ -85,7 +88,7 @@ pub(crate) async fn restore_with(job: Arc<Job>, path: PathBuf, placer: Arc<dyn P
             verified =
                 Verify { job: &job, root: &root, remap: &remap, decisions: &decisions, handle }.run()?;
         }
-        Ok(Outcome { deleted, verified, ..outcome(plan, &site.counts) })
+        Ok(Outcome { deleted, kept_doomed, verified, ..outcome(plan, &site.counts) })
     })
     .await
 }
@@ -125,6 +128,44 @@ pub(crate) fn standing(stat: &Stat, found: &Found, size: u64) -> Standing {
     };
     Standing { same, older: modified(stat) < found.node().mtime.instant() }
 }
+
+/// Whether a node that is no file can be made in a directory; nothing is said of one that is left out on purpose.
+///
+/// # Errors
+/// Why it cannot.
+pub(crate) fn can_be_made(node: &Node, rules: Rules) -> Result<bool, &'static str> {
+    match node.kind {
+        NodeKind::Symlink | NodeKind::Fifo => Ok(true),
+        NodeKind::Device | NodeKind::CharDevice if rules.privileged => Ok(true),
+        NodeKind::Device | NodeKind::CharDevice => Err("a device is made only with privileges"),
+        // It means nothing without the program that listens; restic leaves it out as well.
+        NodeKind::Socket => Ok(false),
+        _ => Err("nobody knows what it is"),
+    }
+}
+
+/// What is in the way of a link or special file.
+pub(crate) fn standing_of_other(
+    dir: &Dir,
+    name: &[u8],
+    stat: &Stat,
+    found: &Found,
+) -> rustix::io::Result<Standing> {
+    let node = found.node();
+    let same = match (kind(stat) == node.kind, node.kind) {
+        (true, NodeKind::Symlink) => {
+            let name = Name::new(name).map_err(|_| Errno::INVAL)?;
+            *dir.site().placer.read_link(dir.fd()?.as_fd(), name)? == *node.link_target
+        }
+        (true, NodeKind::Device | NodeKind::CharDevice) => stat.st_rdev == node.device,
+        (same, _) => same,
+    };
+    let same = if same { Sameness::Equal } else { Sameness::Different };
+    Ok(Standing { same, older: modified(stat) < node.mtime.instant() })
+}
+
+/// The decision about a directory in whose place something has to stay.
+pub(crate) const BLOCKED: Decision = Decision::Same;
 
 /// Path and length of the directory part of a file's path in the target, and its name there.
 pub(crate) fn split<'a>(mapped: &'a Mapped<'_>) -> (usize, &'a [u8]) {
@@ -191,7 +232,7 @@ impl<'a> Survey<'a> {
             remap,
             handle,
             site,
-            cursor: Cursor::new(Mode::Look, job.task.overwrite != Overwrite::Never, root),
+            cursor: Cursor::new(Mode::Look, job.task.overwrite, root),
             plan,
             decisions: Decisions::default(),
             estimate: Estimate::default(),
@@ -227,10 +268,14 @@ impl<'a> Survey<'a> {
 
     fn step(&mut self, step: Step, path: &[u8]) -> Result<()> {
         match step {
-            Step::Enter { found, .. } => {
+            Step::Enter { found, included } => {
                 let at = self.decisions.reserve();
-                self.decisions.set(at, Decision::Write);
                 self.cursor.enter(path.len(), found);
+                let mapped = self.remap.map_directory(path);
+                let blocked =
+                    included && matches!(self.cursor.go(&mapped, mapped.path.len()), Ground::Blocked);
+                self.decisions.set(at, if blocked { BLOCKED } else { Decision::Write });
+                self.plan.replace += self.cursor.take_giving_way();
             }
             Step::Leave => self.cursor.leave(),
             Step::Lost(why) => {
@@ -241,9 +286,40 @@ impl<'a> Survey<'a> {
                 self.job.collector.add(ExceptionKind::NameRefused, Key::from(path), why);
             }
             Step::Node(found) if found.node().kind == NodeKind::File => self.file(found, path)?,
-            Step::Node(_) => (),
+            Step::Node(found) => self.other(&found, path),
         }
         Ok(())
+    }
+
+    /// Decides about a link or a special file.
+    fn other(&mut self, found: &Found, path: &[u8]) {
+        let at = self.decisions.reserve();
+        match can_be_made(found.node(), self.site.rules) {
+            Ok(true) => (),
+            Ok(false) => return,
+            Err(why) => return self.job.collector.add(ExceptionKind::Unwritable, Key::from(path), why),
+        }
+        let mapped = self.remap.map(path);
+        let (end, name) = split(&mapped);
+        let standing = match self.cursor.go(&mapped, end) {
+            Ground::Absent => Ok(None),
+            Ground::Here(dir) => look(&dir, name).and_then(|stat| match stat {
+                Some(stat) => standing_of_other(&dir, name, &stat, found).map(Some),
+                None => Ok(None),
+            }),
+            Ground::Blocked => {
+                let detail = "its directory cannot be entered or made";
+                return self.job.collector.add(ExceptionKind::Unwritable, Key::from(path), detail);
+            }
+        };
+        match standing {
+            Ok(standing) => {
+                let decision = decide(self.job.task.overwrite, standing).unwrap_or(Decision::Leave);
+                self.plan.replace += u64::from(decision == Decision::Replace);
+                self.decisions.set(at, decision);
+            }
+            Err(error) => self.site.refused("looking at", &mapped.path, error),
+        }
     }
 
     fn file(&mut self, found: Found, path: &[u8]) -> Result<()> {
@@ -345,7 +421,7 @@ pub(crate) fn look(dir: &Dir, name: &[u8]) -> rustix::io::Result<Option<Stat>> {
 }
 
 /// Tells of an object whose key no file system can hold that it is placed under the name that stands for it.
-fn tell_escaped(job: &Job, node: &cistern_repository::Node, path: &[u8]) {
+fn tell_escaped(job: &Job, node: &Node, path: &[u8]) {
     if !path.windows(ESCAPED.len()).any(|window| window == ESCAPED) {
         return;
     }
@@ -354,6 +430,7 @@ fn tell_escaped(job: &Job, node: &cistern_repository::Node, path: &[u8]) {
         && let Some(key) = description.key
     {
         let detail = format!("no directory can hold this key: placed as {}", Key::from(path));
+        job.escaped.fetch_add(1, Relaxed);
         job.collector.add(ExceptionKind::NameRefused, key, detail);
     }
 }
@@ -373,7 +450,7 @@ struct Verify<'a> {
 impl Verify<'_> {
     /// Yields how many files hold what they should.
     fn run(&self) -> Result<u64> {
-        let mut cursor = Cursor::new(Mode::Look, false, Ground::Here(self.root.clone()));
+        let mut cursor = Cursor::new(Mode::Look, Overwrite::Never, Ground::Here(self.root.clone()));
         let (mut questions, mut asked) = (Questions::default(), JoinSet::new());
         let (mut at, mut equal) = (0, 0);
         for root in &self.job.roots {
@@ -381,7 +458,7 @@ impl Verify<'_> {
             while let Some(step) = next(self.job, &mut walk, &self.handle)? {
                 let found = match step {
                     Step::Node(found) if found.node().kind == NodeKind::File => found,
-                    Step::Enter { .. } | Step::Lost(_) => {
+                    Step::Enter { .. } | Step::Lost(_) | Step::Node(_) => {
                         at += 1;
                         continue;
                     }
@@ -394,7 +471,10 @@ impl Verify<'_> {
                 let Ok(size) = lengths(&self.job.reader, found.node()) else { continue };
                 let mapped = self.remap.map(walk.path());
                 let (end, name) = split(&mapped);
-                let Ground::Here(dir) = cursor.go(&mapped, end) else { continue };
+                let Ground::Here(dir) = cursor.go(&mapped, end) else {
+                    self.missing(&self.root.site().show(&mapped.path), "its directory is not there");
+                    continue;
+                };
                 let name = (*name != *found.node().name).then(|| name.into());
                 if let Some(full) = questions.add(Question { at, dir, name, found, size }) {
                     self.ask(&mut asked, full, &mut equal)?;
@@ -434,15 +514,20 @@ impl Verify<'_> {
                     path(),
                     "what was read back is not what was stored",
                 ),
-                // It was not placed, and that was said already.
-                Err(Errno::NOENT) if self.job.meter.exceptions.load(Relaxed) > 0 => (),
                 Err(error) => {
                     let detail = format!("it cannot be read back: {}", std::io::Error::from(error));
-                    self.job.collector.add(ExceptionKind::Differs, path(), detail);
+                    self.missing(&path(), &detail);
                 }
             }
         }
         Ok(equal)
+    }
+
+    /// Tells of a file that is not there, unless it was said already that it could not be placed.
+    fn missing(&self, path: &str, detail: &str) {
+        if self.job.collector.has_told(path) != Some(true) {
+            self.job.collector.add(ExceptionKind::Differs, path, detail);
+        }
     }
 }
 

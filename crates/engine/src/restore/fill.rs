@@ -20,6 +20,8 @@ use crate::{Error, ExceptionKind, Result};
 const LARGEST_WHOLE: u64 = 16 << 20;
 /// Length of a part, unless there would be too many.
 const PART: u64 = 16 << 20;
+/// Larger objects are taken by no store (S3: 5 TiB). Three parts of such a one are in memory: at most 1.6 GiB.
+const LARGEST: u64 = 5 << 40;
 /// Most parts of an object.
 const MOST_PARTS: u64 = 10_000;
 /// Bytes of objects and parts in memory.
@@ -90,7 +92,8 @@ impl Place<'_> {
                         match decision {
                             Decision::Leave => (),
                             Decision::Same => job.meter.done(found.node().size),
-                            Decision::Write | Decision::Replace => self.object(found, walk.path()).await?,
+                            Decision::Write => self.object(found, walk.path(), true).await?,
+                            Decision::Replace => self.object(found, walk.path(), false).await?,
                         }
                     }
                     _ => (),
@@ -109,7 +112,8 @@ impl Place<'_> {
         Ok(())
     }
 
-    async fn object(&mut self, found: Found, path: &[u8]) -> Result<()> {
+    /// An object that is `new` was not there when the target was listed: what appeared since is not replaced.
+    async fn object(&mut self, found: Found, path: &[u8], new: bool) -> Result<()> {
         let node = found.node();
         let (key, description) = self.to.key(node, path);
         let Ok(size) = lengths(&self.job.reader, node) else { return Ok(()) };
@@ -126,6 +130,12 @@ impl Place<'_> {
             Err(_) => (Description::default(), None),
         };
         let can = self.to.bucket.capabilities();
+        let largest = if can.multipart { LARGEST } else { MEMORY };
+        if size > largest {
+            let why = format!("it has {size} bytes, the target takes at most {largest}");
+            self.job.collector.add(ExceptionKind::Unwritable, &key, why);
+            return Ok(());
+        }
         let (attributes, mut lost) = acceptable(description.attributes, &can);
         if node.xattrs.iter().any(|xattr| &*xattr.name != fidelity::ATTRIBUTE) {
             lost = lost.or(Some("a bucket holds no extended attributes"));
@@ -138,7 +148,7 @@ impl Place<'_> {
             [one] => Some(*one.as_bytes()),
             _ => None,
         };
-        let options = PutOptions { attributes, create_only: false, sha256 };
+        let options = PutOptions { attributes, create_only: new && can.create_only, sha256 };
         let wanted = Wanted { key, options, recorded, size };
         if size == 0 {
             // Not too many at once: each is a task.

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use cistern_bucket::Class;
 use cistern_repository::Node;
 use rustix::io::{Errno, Result};
 
@@ -65,7 +64,11 @@ impl Landing {
     pub fn open(&self) -> Result<Open> {
         let site = self.dir.site();
         let dir = self.dir.fd()?;
-        let mode = site.rules.first_permissions(self.node());
+        let mode = match site.profile.modes {
+            true => site.rules.first_permissions(self.node()),
+            // They cannot be set later.
+            false => site.rules.permissions(self.node()) & 0o777,
+        };
         if site.profile.rename {
             let temporary = site.temporary_name();
             let file = site.placer.create(dir.as_fd(), plain(&temporary), mode)?;
@@ -145,12 +148,10 @@ impl Landing {
         self.dir.site().refused("writing", &self.path(), error);
     }
 
-    /// Notes that its contents cannot be had. What is no damage ends the delivery, which says so itself.
+    /// Notes that its contents cannot be had. What concerns more than one blob ends the delivery instead.
     pub fn lost(&self, error: &cistern_repository::Error) {
-        if error.class() == Class::Damaged {
-            let site = self.dir.site();
-            site.collector.add(ExceptionKind::Damaged, site.show(&self.path()), error);
-        }
+        let site = self.dir.site();
+        site.collector.add(ExceptionKind::Damaged, site.show(&self.path()), error);
     }
 
     /// Places a file that has nothing in it.

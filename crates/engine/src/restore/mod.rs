@@ -47,16 +47,16 @@ mod walk;
 mod window;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use cistern_bucket::{Address, Key, LedgerSnapshot};
-use cistern_repository::{Id, LockKind, Node, NodeKind, Reader, Repository, Snapshot};
+use cistern_repository::{Id, Node, NodeKind, Reader, Repository, Snapshot};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use self::delete::Covered;
 use self::walk::{Order, Walk};
-use crate::backup::session::{Collector, Ticker, open_repository};
+use crate::backup::session::{Collector, Ticker, lock, open_repository};
 use crate::parts::{self, PartInfo};
 use crate::select::{Select, clean};
 use crate::snapshots::{self, Run};
@@ -73,6 +73,10 @@ pub(crate) struct Job {
     pub roots: Vec<Root>,
     /// What the snapshots cover, if something is to be deleted.
     pub covered: Option<Covered>,
+    /// Directories that are never swept.
+    pub guarded: Vec<delete::Place>,
+    /// Files that were placed under other names as no directory can hold theirs: exceptions, but no failures.
+    pub escaped: AtomicU64,
     /// Keys that cut the snapshot's into ranges of about equal length.
     pub splits: Vec<Key>,
     pub meter: Arc<Meter>,
@@ -99,6 +103,8 @@ pub(crate) struct Outcome {
     pub written: u64,
     pub bytes: u64,
     pub deleted: u64,
+    /// What was to be deleted stays, because something could not be restored.
+    pub kept_doomed: bool,
     pub others: u64,
     pub verified: u64,
     pub requests: Option<LedgerSnapshot>,
@@ -140,6 +146,17 @@ impl Job {
         if approved { Ok(true) } else { Err(Error::Refused) }
     }
 
+    /// Whether what was planned may be deleted now: not if anything of the snapshot is missing from the target.
+    pub fn may_delete(&self) -> bool {
+        let harmless = self.collector.count(ExceptionKind::AttributeLost) + self.escaped.load(Relaxed);
+        if self.collector.total() <= harmless {
+            return true;
+        }
+        let why = "nothing is deleted, because not everything could be restored";
+        self.cx.progress.note(Note::Info(why.into()));
+        false
+    }
+
     /// Fails if nothing more is to be done.
     ///
     /// # Errors
@@ -159,21 +176,25 @@ pub(crate) async fn run(task: &Restore, cx: &Cx) -> Result<RestoreReport> {
     delete::check(task)?;
     let meter = Arc::new(Meter::default());
     let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-    let opening = async {
-        let (repository, before) = open_repository(&task.repository, cx).await?;
-        let lock = lock(&repository, task, cx).await?;
-        let found = find(&repository, task).await;
-        match found {
-            Ok(found) => Ok((repository, before, lock, found)),
-            Err(error) => {
-                release(lock).await;
-                Err(error)
-            }
-        }
-    };
-    let (repository, before, lock, Source { run, reader, roots, covered, splits }) = tokio::select! {
-        opened = opening => opened?,
+    let (repository, before) = tokio::select! {
+        opened = open_repository(&task.repository, cx) => opened?,
         () = cx.cancel.cancelled() => return Err(Error::Cancelled),
+    };
+    let guarded = delete::guarded(task, repository.options().cache.as_deref())?;
+    let lock = match task.dry_run {
+        true => None,
+        false => lock_if_possible(&repository, cx).await?,
+    };
+    let found = tokio::select! {
+        found = find(&repository, task) => found,
+        () = cx.cancel.cancelled() => Err(Error::Cancelled),
+    };
+    let Source { run, reader, roots, covered, splits } = match found {
+        Ok(found) => found,
+        Err(error) => {
+            release(lock).await;
+            return Err(error);
+        }
     };
     meter.enter(Phase::Planning);
     let collector = Arc::new(Collector::new(cx.progress.clone(), meter.clone()));
@@ -188,6 +209,8 @@ pub(crate) async fn run(task: &Restore, cx: &Cx) -> Result<RestoreReport> {
         run,
         roots,
         covered,
+        guarded,
+        escaped: AtomicU64::new(0),
         splits,
         meter: meter.clone(),
         collector: collector.clone(),
@@ -221,27 +244,32 @@ pub(crate) async fn run(task: &Restore, cx: &Cx) -> Result<RestoreReport> {
     if missing == 0 {
         return Ok(report);
     }
-    let why = match missing {
+    let mut why = match missing {
         1 => "one object could not be restored as it was".to_owned(),
         n => format!("{n} objects could not be restored as they were"),
     };
+    if outcome.kept_doomed {
+        why.push_str("; nothing was deleted");
+    }
     Err(Error::Incomplete { why, report: Box::new(crate::Report::Restore(report)) })
 }
 
 /// A shared lock, so that nobody removes what is read; a repository that we may only read has to do without.
-async fn lock(repository: &Repository, task: &Restore, cx: &Cx) -> Result<Option<cistern_repository::Lock>> {
-    if task.dry_run {
-        return Ok(None);
-    }
-    match repository.lock(LockKind::Shared, &cx.identity, cx.lock_wait).await {
+///
+/// # Errors
+/// As [`lock`].
+pub(crate) async fn lock_if_possible(
+    repository: &Repository,
+    cx: &Cx,
+) -> Result<Option<cistern_repository::Lock>> {
+    match lock(repository, cx).await {
         Ok(lock) => Ok(Some(lock)),
-        Err(error) if error.class() == cistern_bucket::Class::Denied => {
-            cx.progress.note(Note::Info(
-                "the repository cannot be locked (no permission to write): going on without".into(),
-            ));
+        Err(Error::Repository(error)) if error.class() == cistern_bucket::Class::Denied => {
+            let note = "the repository cannot be locked (no permission to write): going on without";
+            cx.progress.note(Note::Info(note.into()));
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
@@ -265,37 +293,42 @@ async fn find(repository: &Repository, task: &Restore) -> Result<Source> {
     let all = repository.snapshots().await?;
     let selected = snapshots::resolve(&all, &task.snapshot)?;
     let reader = repository.reader(repository.index().await?);
-    let mut roots = Vec::new();
+    // Each with the key that its part begins behind: a listing of the target goes by once, in the order of keys.
+    let mut roots: Vec<(Option<Key>, Root)> = Vec::new();
     let mut splits = Vec::new();
-    match &selected.subpath {
-        Some(path) => {
-            let path = clean(format!("/{path}").as_bytes());
-            for (_, snapshot) in &selected.run.parts {
-                if let Some((tree, ..)) = descend(&reader, snapshot.tree, &path, false).await? {
-                    roots.push(Root { tree, path: path.clone(), base: Vec::new() });
+    for (_, snapshot) in &selected.run.parts {
+        let (root, part) = match (&task.target, selected.run.parts.len(), &selected.subpath) {
+            (Address::Directory(_), ..) | (_, 1, Some(_)) => (None, None),
+            _ => {
+                let (root, part) = source_root(&reader, snapshot).await?;
+                (Some(root), part)
+            }
+        };
+        let after = part.as_ref().and_then(|part| part.bounds.after.clone());
+        let root = match (&selected.subpath, root) {
+            (Some(path), _) => {
+                let path = clean(format!("/{path}").as_bytes());
+                let found = descend(&reader, snapshot.tree, &path, false).await?;
+                let Some((tree, ..)) = found else { continue };
+                Root { tree, path, base: Vec::new() }
+            }
+            (None, Some(root)) => {
+                if let Some(part) = part {
+                    splits.extend(part.bounds.after);
+                    splits.extend(part.splits);
                 }
+                root
             }
-            if roots.is_empty() {
-                let path = String::from_utf8_lossy(&path).into_owned();
-                return Err(Error::NotFound(format!("the snapshot holds no directory {path}")));
-            }
-        }
-        None => {
-            for (_, snapshot) in &selected.run.parts {
-                roots.push(match &task.target {
-                    Address::Directory(_) => Root { tree: snapshot.tree, path: Vec::new(), base: Vec::new() },
-                    _ => {
-                        let (root, part) = source_root(&reader, snapshot).await?;
-                        if let Some(part) = part {
-                            splits.extend(part.bounds.after);
-                            splits.extend(part.splits);
-                        }
-                        root
-                    }
-                });
-            }
-        }
+            (None, None) => Root { tree: snapshot.tree, path: Vec::new(), base: Vec::new() },
+        };
+        roots.push((after, root));
     }
+    if let (Some(path), true) = (&selected.subpath, roots.is_empty()) {
+        let path = Key::new(clean(format!("/{path}").as_bytes()));
+        return Err(Error::NotFound(format!("the snapshot holds no directory {path}")));
+    }
+    roots.sort_by(|a, b| a.0.cmp(&b.0));
+    let roots = roots.into_iter().map(|(_, root)| root).collect();
     let run = selected.run;
     let covered = match task.delete {
         true => Some(delete::prove(&reader, &run).await?),

@@ -35,7 +35,15 @@ pub(crate) struct Store {
     uploads: Mutex<HashMap<String, Upload>>,
     /// Entity tags of this store were found not to be MD5 sums though they look so.
     opaque_tags: AtomicBool,
+    /// Writing tags or a storage class is denied, writing without them is not.
+    plain_only: AtomicBool,
+    /// Objects that could not be written because access was denied.
+    denied: AtomicU64,
+    first_denied: Mutex<Option<cistern_bucket::Error>>,
 }
+
+/// If so many objects are denied and none is taken, all will be.
+const DENIED: u64 = 16;
 
 impl Store {
     /// A store that takes so many requests at once.
@@ -57,12 +65,21 @@ impl Store {
             fatal: Mutex::default(),
             uploads: Mutex::default(),
             opaque_tags: AtomicBool::new(false),
+            plain_only: AtomicBool::new(false),
+            denied: AtomicU64::new(0),
+            first_denied: Mutex::default(),
         }
     }
 
-    /// What ended the run.
+    /// What ended the run, or kept all of it from being written.
     pub fn take_failure(&self) -> Option<Error> {
-        locked(&self.fatal).take()
+        let fatal = locked(&self.fatal).take();
+        let denied = || locked(&self.first_denied).take().filter(|_| self.has_taken_nothing());
+        fatal.or_else(|| denied().map(Error::Target))
+    }
+
+    fn has_taken_nothing(&self) -> bool {
+        self.counts.written.load(Ordering::Relaxed) == 0
     }
 
     /// Throws the parts of unfinished uploads away.
@@ -78,7 +95,28 @@ impl Store {
     fn refused(&self, key: &Key, error: cistern_bucket::Error) {
         let kind = match error.kind {
             ErrorKind::Unsupported | ErrorKind::Invalid => ExceptionKind::NameRefused,
+            ErrorKind::AlreadyExists => {
+                let why = "something with this key appeared meanwhile, and stays";
+                return self.collector.add(ExceptionKind::Unwritable, key, why);
+            }
             ErrorKind::NoSuchBucket | ErrorKind::NoSpace => return self.fail(Error::Target(error)),
+            ErrorKind::Denied if self.has_taken_nothing() => {
+                let denied = self.denied.fetch_add(1, Ordering::Relaxed) + 1;
+                if denied >= DENIED {
+                    return self.fail(Error::Target(error));
+                }
+                self.collector.add(ExceptionKind::Denied, key, &error);
+                locked(&self.first_denied).get_or_insert(error);
+                return;
+            }
+            // What MinIO says of an object beside a folder of its name, however often it is asked.
+            ErrorKind::Unreachable
+                if error.detail.as_deref().is_some_and(|detail| detail.starts_with("IncompleteBody")) =>
+            {
+                ExceptionKind::Unwritable
+            }
+            // One key, perhaps by a rule of the bucket: others are taken.
+            ErrorKind::Denied => ExceptionKind::Denied,
             _ => match error.class() {
                 Class::Denied | Class::Throttled | Class::Unreachable | Class::Cancelled => {
                     return self.fail(Error::Target(error));
@@ -94,11 +132,9 @@ impl Store {
         self.stop.cancel();
     }
 
-    /// Notes that the contents cannot be had. What is no damage ends the delivery, which says so itself.
+    /// Notes that the contents cannot be had. What concerns more than one blob ends the delivery instead.
     fn lost(&self, key: &Key, error: &cistern_repository::Error) {
-        if error.class() == Class::Damaged {
-            self.collector.add(ExceptionKind::Damaged, key, error);
-        }
+        self.collector.add(ExceptionKind::Damaged, key, error);
     }
 
     /// Waits for its turn; `None` if the run is stopped.
@@ -117,13 +153,28 @@ impl Store {
         options: &PutOptions,
         write: impl Fn(PutOptions) -> BoxFuture<'a, cistern_bucket::Result<T>> + Send,
     ) -> cistern_bucket::Result<T> {
-        let mut error = match write(options.clone()).await {
-            Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => error,
-            // Locks have permissions of their own.
-            Err(error) if error.kind == ErrorKind::Denied && has_locks(&options.attributes) => error,
-            result => return result,
-        };
         let mut fewer = options.clone();
+        let mut error = if self.plain_only.load(Ordering::Relaxed) && without_rights(&mut fewer.attributes) {
+            let done = write(fewer.clone()).await?;
+            self.collector.add(ExceptionKind::AttributeLost, key, DENIED_RIGHTS);
+            return Ok(done);
+        } else {
+            match write(options.clone()).await {
+                Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => error,
+                // Tags and classes have permissions of their own.
+                Err(error) if error.kind == ErrorKind::Denied && without_rights(&mut fewer.attributes) => {
+                    let Ok(done) = write(fewer).await else { return Err(error) };
+                    self.plain_only.store(true, Ordering::Relaxed);
+                    self.collector.add(
+                        ExceptionKind::AttributeLost,
+                        key,
+                        format!("{DENIED_RIGHTS}: {error}"),
+                    );
+                    return Ok(done);
+                }
+                result => return result,
+            }
+        };
         let mut lost = Vec::new();
         for step in [without_locks, without_class, without_tags, without_any] {
             let Some(what) = step(&mut fewer.attributes) else { continue };
@@ -174,14 +225,19 @@ impl Store {
     }
 }
 
-fn has_locks(attributes: &Attributes) -> bool {
-    attributes.retention.is_some() || attributes.legal_hold
-}
-
 fn without_locks(attributes: &mut Attributes) -> Option<&'static str> {
-    let had = has_locks(attributes);
+    let had = attributes.retention.is_some() || attributes.legal_hold;
     (attributes.retention, attributes.legal_hold) = (None, false);
     had.then_some("locks")
+}
+
+const DENIED_RIGHTS: &str = "locks, tags and storage class: writing them is denied";
+
+/// Takes away what needs rights of its own; whether there was any.
+fn without_rights(attributes: &mut Attributes) -> bool {
+    let steps = [without_locks, without_class, without_tags];
+    // All of them, not up to the first that finds something.
+    steps.iter().filter_map(|step| step(attributes)).count() > 0
 }
 
 fn without_class(attributes: &mut Attributes) -> Option<&'static str> {
@@ -296,8 +352,17 @@ async fn put(store: Arc<Store>, wanted: Wanted, body: Bytes, held: Held) {
         async move { bucket.put(key, pieces, &options).await }.boxed()
     };
     let written = async {
-        let put = store.with_attributes(key, options, write).await?;
-        store.confirm(key, &put, recorded.as_deref(), &body).await
+        match store.with_attributes(key, options, write).await {
+            Ok(put) => store.confirm(key, &put, recorded.as_deref(), &body).await,
+            // An answer that was lost on its way: what is there is what was just written.
+            Err(error) if error.kind == ErrorKind::AlreadyExists => match store.bucket.head(key).await {
+                Ok((there, _)) if there.size == *size && there.revision.etag() == Some(&*md5(&body)) => {
+                    Ok(true)
+                }
+                _ => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     };
     let result = tokio::select! {
         biased;

@@ -14,17 +14,17 @@ use tokio::task::JoinHandle;
 use super::Job;
 use super::attributes;
 use super::beneath::{Counts, Dir, Site, open_limits};
-use super::conflict::{Decision, Decisions, Standing, decide};
+use super::conflict::{Decision, Decisions};
 use super::cursor::{Cursor, Ground, Mode};
-use super::directory::{look, next, split};
+use super::directory::{BLOCKED, next, split};
 use super::landing::Landing;
-use super::placer::{Name, kind, modified};
+use super::placer::{Name, kind};
 use super::plan::{Links, Remap};
 use super::random::RandomFile;
 use super::sequential::SequentialFile;
 use super::walk::{Found, Order, Step};
 use super::window::{Limits, Receive, Window, lengths};
-use crate::{Error, ExceptionKind, Overwrite, Result};
+use crate::{Error, ExceptionKind, Result};
 
 /// Windows that are delivered at once.
 const WINDOWS: usize = 2;
@@ -52,7 +52,7 @@ pub(crate) fn place(
         root,
         remap,
         handle,
-        cursor: Cursor::new(Mode::Make, job.task.overwrite != Overwrite::Never, Ground::Here(root.clone())),
+        cursor: Cursor::new(Mode::Make, job.task.overwrite, Ground::Here(root.clone())),
         links: Links::default(),
         limits: Limits { bytes, blobs: 4_096, open },
         window: Window::default(),
@@ -112,12 +112,13 @@ impl Place<'_> {
                 let path = walk.path();
                 match step {
                     Step::Enter { found, included } => {
-                        if decisions.get(at) != Decision::Write {
+                        let decision = decisions.get(at);
+                        if decision == Decision::Leave {
                             return Err(changed());
                         }
                         at += 1;
                         self.cursor.enter(path.len(), found);
-                        if included {
+                        if included && decision != BLOCKED {
                             let mapped = self.remap.map_directory(path);
                             self.cursor.go(&mapped, mapped.path.len());
                         }
@@ -134,7 +135,10 @@ impl Place<'_> {
                         self.file(found, path, decisions.get(at))?;
                         at += 1;
                     }
-                    Step::Node(found) => self.other(found, path)?,
+                    Step::Node(found) => {
+                        self.other(found, path, decisions.get(at))?;
+                        at += 1;
+                    }
                 }
             }
             self.cursor.leave_all();
@@ -275,6 +279,10 @@ impl Place<'_> {
     }
 
     fn link(&mut self, Link { landing, size, first }: Link) -> Result<()> {
+        // If the first could not be placed, something else may have its name.
+        if self.job.collector.has_told(self.site.show(&first)) != Some(false) {
+            return self.contents(landing, size);
+        }
         let placer = &self.site.placer;
         let linked = self.open_parent(&first).and_then(|(dir, old)| {
             let old = Name::new(old).map_err(|_| Errno::INVAL)?;
@@ -320,6 +328,13 @@ impl Place<'_> {
             let Some(stat) = placer.stat(dir.as_fd(), name)? else { return Err(Errno::NOENT) };
             if attributes::differ(&self.site, &stat, landing.node()) {
                 let file = placer.open(dir.as_fd(), name)?;
+                let opened = placer.stat_open(file.as_fd())?;
+                if kind(&opened) != NodeKind::File
+                    || (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino)
+                {
+                    // Somebody has put something else there since.
+                    return Err(Errno::BUSY);
+                }
                 attributes::set(&self.site, file.as_fd(), landing.node(), path);
             }
             Ok(())
@@ -335,61 +350,25 @@ impl Place<'_> {
     }
 
     /// Places a link or a special file.
-    fn other(&mut self, found: Found, path: &[u8]) -> Result<()> {
+    fn other(&mut self, found: Found, path: &[u8], decision: Decision) -> Result<()> {
         self.job.check()?;
-        let refuse = |why: &str| self.job.collector.add(ExceptionKind::Unwritable, Key::from(path), why);
-        match found.node().kind {
-            NodeKind::Symlink | NodeKind::Fifo => (),
-            NodeKind::Device | NodeKind::CharDevice if self.site.rules.privileged => (),
-            NodeKind::Device | NodeKind::CharDevice => {
-                refuse("a device is made only with privileges");
-                return Ok(());
-            }
-            // It means nothing without the program that listens; restic leaves it out as well.
-            NodeKind::Socket => return Ok(()),
-            _ => {
-                refuse("nobody knows what it is");
-                return Ok(());
-            }
-        }
+        let replace = match decision {
+            Decision::Leave | Decision::Same => return Ok(()),
+            Decision::Write => false,
+            Decision::Replace => true,
+        };
         if !self.site.profile.special {
-            refuse("the target takes neither links nor special files");
+            let why = "the target takes neither links nor special files";
+            self.job.collector.add(ExceptionKind::Unwritable, Key::from(path), why);
             return Ok(());
         }
         let Some((dir, name)) = self.ground(&found, path) else { return Ok(()) };
-        let mut landing = Landing { dir, found, name, replace: false };
-        let placed = look(&landing.dir, landing.name()).and_then(|there| {
-            if let Some(stat) = there {
-                let same = kind(&stat) == landing.node().kind && self.is_same_link(&landing)?;
-                let standing = Standing {
-                    same: if same {
-                        super::conflict::Sameness::Equal
-                    } else {
-                        super::conflict::Sameness::Different
-                    },
-                    older: modified(&stat) < landing.node().mtime.instant(),
-                };
-                match decide(self.job.task.overwrite, Some(standing)) {
-                    Some(Decision::Replace) => landing.replace = true,
-                    _ => return Ok(false),
-                }
-            }
-            self.make_other(&landing).map(|()| true)
-        });
-        match placed {
-            Ok(made) => Counts::add(&self.site.counts.others, u64::from(made)),
+        let landing = Landing { dir, found, name, replace };
+        match self.make_other(&landing) {
+            Ok(()) => Counts::add(&self.site.counts.others, 1),
             Err(error) => landing.refused(error),
         }
         Ok(())
-    }
-
-    fn is_same_link(&self, landing: &Landing) -> rustix::io::Result<bool> {
-        if landing.node().kind != NodeKind::Symlink {
-            return Ok(landing.node().kind == NodeKind::Fifo);
-        }
-        let name = Name::new(landing.name()).map_err(|_| Errno::INVAL)?;
-        let target = self.site.placer.read_link(landing.dir.fd()?.as_fd(), name)?;
-        Ok(*target == *landing.node().link_target)
     }
 
     fn make_other(&self, landing: &Landing) -> rustix::io::Result<()> {

@@ -163,8 +163,27 @@ impl Placer for System {
     }
 
     fn truncate(&self, dir: BorrowedFd<'_>, name: Name<'_>) -> Result<OwnedFd> {
-        let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        rustix::fs::openat(dir, name.0, flags, Mode::empty())
+        // Looked at before it is emptied. Opened again by what is open, it cannot be anything else meanwhile; and some
+        // mounts of buckets replace a file only if it is opened with this flag.
+        let there = open_beneath(dir, name, OFlags::PATH)?;
+        if kind(&self.stat_open(there.as_fd())?) != NodeKind::File {
+            return Err(Errno::EXIST);
+        }
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let by_descriptor = descriptor_path(&there);
+        match rustix::fs::openat(CWD, by_descriptor, flags | OFlags::TRUNC, Mode::empty()) {
+            // There is no /proc.
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                let file = open_beneath(dir, name, flags)?;
+                let (before, now) = (self.stat_open(there.as_fd())?, self.stat_open(file.as_fd())?);
+                if (before.st_dev, before.st_ino) != (now.st_dev, now.st_ino) {
+                    return Err(Errno::EXIST);
+                }
+                rustix::fs::ftruncate(&file, 0)?;
+                Ok(file)
+            }
+            result => result,
+        }
     }
 
     fn append(&self, file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {

@@ -209,6 +209,11 @@ struct Saved {
 
 impl Saved {
     async fn new() -> Self {
+        Saved::owned_by(|uid| uid).await
+    }
+
+    /// The files belong to somebody else in the snapshot, as `owner` says.
+    async fn owned_by(owner: fn(u32) -> u32) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let source = temp.path().join("source");
         std::fs::create_dir_all(source.join("sub")).unwrap();
@@ -243,7 +248,41 @@ impl Saved {
         };
         let backup = Backup::new(Address::Directory(source), "s3://repository".parse().unwrap(), "h");
         crate::run(&Task::Backup(backup), &cx).await.unwrap();
-        Saved { temp, cx }
+        let saved = Saved { temp, cx };
+        saved.give_away(owner).await;
+        saved
+    }
+
+    /// Writes the snapshot once more, in which every node has another owner.
+    async fn give_away(&self, owner: fn(u32) -> u32) {
+        let way: Address = "s3://repository".parse().unwrap();
+        let (repository, _) = crate::backup::session::open_repository(&way, &self.cx).await.unwrap();
+        let (_, mut snapshot) = repository.snapshots().await.unwrap().remove(0);
+        let index = repository.index().await.unwrap();
+        let reader = repository.reader(index.clone());
+        let lock = crate::backup::session::lock(&repository, &self.cx).await.unwrap();
+        let writer = repository.writer(index, lock);
+        // From the leaves to the root.
+        let mut order = vec![snapshot.tree];
+        let mut at = 0;
+        while let Some(id) = order.get(at).copied() {
+            order.extend(reader.tree(&id).await.unwrap().nodes().iter().filter_map(|node| node.subtree));
+            at += 1;
+        }
+        let mut new = HashMap::new();
+        for id in order.into_iter().rev() {
+            let mut builder = cistern_repository::TreeBuilder::new();
+            for node in reader.tree(&id).await.unwrap().nodes() {
+                let mut node = node.clone();
+                node.uid = owner(node.uid);
+                node.subtree = node.subtree.map(|old| new[&old]);
+                builder.add(&node).unwrap();
+            }
+            new.insert(id, writer.tree(builder.finish().unwrap()).unwrap());
+        }
+        snapshot.tree = new[&snapshot.tree];
+        snapshot.time = Time::new(2_000_000_000, 0);
+        writer.finish(vec![snapshot]).await.unwrap();
     }
 
     fn source(&self) -> std::path::PathBuf {
@@ -291,6 +330,8 @@ impl Saved {
             run,
             roots,
             covered,
+            guarded: Vec::new(),
+            escaped: 0.into(),
             splits,
             meter,
             collector: collector.clone(),
@@ -321,7 +362,9 @@ fn contents(root: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mount_that_takes_only_files_written_in_order_gets_them() {
-    let saved = Saved::new().await;
+    // As the superuser, who would give each file to its owner elsewhere; these are not ours.
+    let mut saved = Saved::owned_by(|uid| uid + 4_242).await;
+    saved.cx.identity.uid = 0;
     // Both where it is asked for, and where the probe finds out.
     for (writer, tried) in
         [(TargetWriter::Sequential, &[][..]), (TargetWriter::Auto, &["write out of order"][..])]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cistern_bucket::{Bucket, Entry, Key, ListRequest};
+use cistern_bucket::{Bucket, Entry, ErrorKind, Key, ListRequest};
 
 use crate::backup::bucket::listing::Listing;
 use crate::{Error, Result};
@@ -87,7 +87,13 @@ impl Target {
     /// Asks for one key: by listing, because some stores answer for a key that they list under another name.
     async fn look_up(&self, key: &Key) -> Result<Option<Entry>> {
         let request = ListRequest { prefix: key.clone(), limit: Some(1), ..ListRequest::default() };
-        let page = self.bucket.list(&request).await.map_err(Error::Target)?;
+        let page = match self.bucket.list(&request).await {
+            // It cannot even be asked for, so that it is not there; whether it can be written, the writing tells.
+            Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => {
+                return Ok(None);
+            }
+            page => page.map_err(Error::Target)?,
+        };
         Ok(page.entries.into_iter().next().filter(|entry| entry.key == *key))
     }
 }

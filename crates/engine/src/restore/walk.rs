@@ -76,6 +76,8 @@ pub(crate) struct Walk {
     path: Vec<u8>,
     /// Length of the path of the root.
     below: usize,
+    /// The path in pieces of the key, as patterns see it, if they see other names than those in the tree.
+    shown: Option<Vec<u8>>,
     ahead: usize,
 }
 
@@ -86,6 +88,8 @@ struct Level {
     next: usize,
     /// Length of the path of this directory.
     path: usize,
+    /// Length of its path as patterns see it; nothing if it is not known.
+    shown: Option<usize>,
     /// Subdirectories being fetched, by place in the order.
     ahead: VecDeque<(usize, JoinHandle<cistern_repository::Result<Arc<Tree>>>)>,
     /// Places before this one have been looked at for fetching ahead.
@@ -112,7 +116,18 @@ impl Walk {
     /// or begins with a slash and ends with none.
     pub fn new(reader: Arc<Reader>, select: Arc<Select>, order: Order, root: Id, base: Vec<u8>) -> Self {
         let below = base.len();
-        Walk { reader, select, order, root: Some(root), stack: Vec::new(), path: base, below, ahead: 0 }
+        let shown = (order == Order::Key && !select.takes_every_path()).then(|| base.clone());
+        Walk {
+            reader,
+            select,
+            order,
+            root: Some(root),
+            stack: Vec::new(),
+            path: base,
+            below,
+            shown,
+            ahead: 0,
+        }
     }
 
     /// Path of what [`next`](Self::next) met last, from the root of the walk; it begins with a slash.
@@ -127,7 +142,8 @@ impl Walk {
     pub async fn next(&mut self) -> Result<Option<Step>> {
         if let Some(root) = self.root.take() {
             let tree = self.reader.tree(&root).await?;
-            self.push(tree);
+            let shown = self.shown.as_ref().map(Vec::len);
+            self.push(tree, shown);
         }
         loop {
             let Some(level) = self.stack.last_mut() else { return Ok(None) };
@@ -148,7 +164,8 @@ impl Walk {
             }
             match node.kind {
                 NodeKind::Dir => {
-                    let included = match self.select.directory(&self.path) {
+                    let (meant, shown) = self.directory(node);
+                    let included = match meant {
                         Directory::Excluded => continue,
                         Directory::Included => true,
                         Directory::Passage => false,
@@ -160,7 +177,7 @@ impl Walk {
                         return Ok(Some(Step::Lost("the directory has no tree".into())));
                     };
                     match self.subtree(place, &subtree).await {
-                        Ok(tree) => self.push(tree),
+                        Ok(tree) => self.push(tree, shown),
                         Err(error) if error.class() == Class::Damaged => {
                             return Ok(Some(Step::Lost(error.to_string())));
                         }
@@ -169,14 +186,12 @@ impl Walk {
                     return Ok(Some(Step::Enter { found, included }));
                 }
                 NodeKind::File => {
-                    if self.select.file(&self.path)
-                        && self.select.metadata(node.size, Some(node.mtime.timestamp()))
-                    {
+                    if self.is_meant(node) && self.select.metadata(node.size, Some(node.mtime.timestamp())) {
                         return Ok(Some(Step::Node(found)));
                     }
                 }
                 _ => {
-                    if self.select.file(&self.path) && self.select.metadata(0, Some(node.mtime.timestamp())) {
+                    if self.is_meant(node) && self.select.metadata(0, Some(node.mtime.timestamp())) {
                         return Ok(Some(Step::Node(found)));
                     }
                 }
@@ -184,10 +199,37 @@ impl Walk {
         }
     }
 
-    fn push(&mut self, tree: Arc<Tree>) {
+    /// What the patterns say of a directory of the last level, and the length of its path as they see it.
+    fn directory(&mut self, node: &Node) -> (Directory, Option<usize>) {
+        let Some(shown) = &mut self.shown else { return (self.select.directory(&self.path), None) };
+        let above = self.stack.last().and_then(|level| level.shown);
+        match above.zip(fidelity::piece(&node.name)) {
+            Some((above, piece)) => {
+                shown.truncate(above);
+                shown.push(b'/');
+                shown.extend_from_slice(&piece);
+                (self.select.directory(shown), Some(shown.len()))
+            }
+            // Only the objects below it know their keys.
+            None => (Directory::Passage, None),
+        }
+    }
+
+    /// Whether the patterns mean this node of the last level.
+    fn is_meant(&self, node: &Node) -> bool {
+        if self.shown.is_none() {
+            return self.select.file(&self.path);
+        }
+        let names: Vec<&[u8]> = self.path[self.below..].split(|b| *b == b'/').skip(1).collect();
+        let attribute = fidelity::Description::of(node).ok().and_then(|description| description.key);
+        let key = fidelity::key(&names, attribute.as_ref());
+        self.select.object(&[&self.path[..self.below], b"/", key.as_bytes()].concat())
+    }
+
+    fn push(&mut self, tree: Arc<Tree>, shown: Option<usize>) {
         let order = (self.order == Order::Key).then(|| by_key(&tree)).flatten();
         let path = self.path.len();
-        self.stack.push(Level { tree, order, next: 0, path, ahead: VecDeque::new(), scanned: 0 });
+        self.stack.push(Level { tree, order, next: 0, path, shown, ahead: VecDeque::new(), scanned: 0 });
     }
 
     /// The tree of the subdirectory at `place` of the last level, and more of them begun.
@@ -222,7 +264,7 @@ impl Walk {
             if self.reader.raw_length(BlobKind::Tree, &subtree).is_none_or(|length| length > AHEAD_LENGTH) {
                 continue;
             }
-            if !self.select.takes_every_path() {
+            if !self.select.takes_every_path() && self.shown.is_none() {
                 let path = [&self.path[..level.path], b"/", &node.name].concat();
                 if self.select.directory(&path) == Directory::Excluded {
                     continue;
@@ -235,11 +277,26 @@ impl Walk {
     }
 }
 
+/// The piece of a key that a hashed name stands for, if the node tells; else its beginning, which is long enough that next
+/// to no other key stands between the two.
+fn hashed(node: &Node) -> Vec<u8> {
+    let key = fidelity::Description::of(node).ok().and_then(|description| description.key);
+    if let Some(piece) = key.as_ref().and_then(|key| key.as_bytes().rsplit(|b| *b == b'/').next()) {
+        return piece.to_vec();
+    }
+    let name = &node.name;
+    let coded = name.strip_prefix(b".cistern~").and_then(|rest| {
+        let form = rest.iter().position(|b| *b == b'~')? + 1;
+        // Behind it stand a tilde and the hash.
+        rest.get(form..rest.len().checked_sub(65)?)
+    });
+    coded.and_then(fidelity::decoded).unwrap_or_else(|| name.to_vec())
+}
+
 /// The positions of a tree's nodes in the order in which a bucket lists their keys; `None` if it is the same.
 fn by_key(tree: &Tree) -> Option<Box<[u32]>> {
     let key = |node: &Node| {
-        let mut piece =
-            fidelity::piece(&node.name).map_or_else(|| node.name.to_vec(), |piece| piece.into_owned());
+        let mut piece = fidelity::piece(&node.name).map_or_else(|| hashed(node), |piece| piece.into_owned());
         if node.kind == NodeKind::Dir {
             piece.push(b'/');
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cistern_bucket::{Attributes, Bucket, Entry, ErrorKind, GetOptions, Key, Revision};
+use cistern_bucket::{Attributes, Bucket, Class, Entry, ErrorKind, GetOptions, Key, Revision};
 use cistern_repository::{Node, NodeKind, Tree};
 use tokio::task::JoinSet;
 
@@ -318,7 +318,15 @@ impl Leftovers<'_> {
             let mut names = above;
             names.push(node.name.clone());
             if let (NodeKind::Dir, Some(subtree)) = (node.kind, node.subtree) {
-                let tree: Arc<Tree> = self.job.reader.tree(&subtree).await?;
+                let tree: Arc<Tree> = match self.job.reader.tree(&subtree).await {
+                    Ok(tree) => tree,
+                    Err(error) if error.class() == Class::Damaged => {
+                        let path = Key::new(names.join(&b'/'));
+                        self.job.collector.add(ExceptionKind::Damaged, path, error);
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 open.extend(tree.nodes().iter().rev().map(|node| (names.clone(), node.clone())));
                 continue;
             }

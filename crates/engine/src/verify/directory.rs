@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use cistern_bucket::Key;
+use cistern_bucket::{Class, Key};
 use cistern_repository::{Id, Node, NodeKind};
 use rustix::fs::Stat;
 use tokio::task::JoinSet;
@@ -94,8 +94,17 @@ impl Walk {
             }
         };
         let mut below: BTreeMap<Vec<u8>, Vec<Id>> = BTreeMap::new();
+        let mut damaged = false;
         for tree in trees {
-            let tree = self.job.reader.tree(tree).await?;
+            let tree = match self.job.reader.tree(tree).await {
+                Ok(tree) => tree,
+                Err(error) if error.class() == Class::Damaged => {
+                    self.job.collector.add(ExceptionKind::Damaged, Key::from(path), error);
+                    damaged = true;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             for node in tree.nodes() {
                 let child = joined(path, &node.name);
                 let stat = there.remove(&*node.name);
@@ -110,6 +119,10 @@ impl Walk {
             }
         }
         self.open.extend(below.into_iter().rev());
+        if damaged {
+            // Nobody knows what it held: what is there is neither more nor less.
+            return Ok(());
+        }
         for (name, stat) in there {
             let child = joined(path, &name);
             let shown = self.shown(&child);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Check, CheckStage, Lost, Problem, local};
 use crate::index::Index;
 use crate::tree::TreeReader;
-use crate::{BlobKind, Id, Reader, Result, Snapshot};
+use crate::{BlobKind, Id, Node, NodeKind, Reader, Result, Snapshot};
 
 impl Check<'_> {
     /// Reads all directories, and looks up in the index what they name.
@@ -21,14 +21,16 @@ impl Check<'_> {
                 if !seen.insert(id) {
                     continue;
                 }
-                let read = each(&reader, &id, |blob, subtree| {
-                    if let Some(blob) = blob
-                        && !index.contains(BlobKind::Data, blob)
-                        && missing.insert(*blob)
-                    {
-                        self.problems.push(Problem::MissingBlob { id: *blob });
+                let read = each(&reader, &id, |node| {
+                    for blob in node.content.iter().flatten() {
+                        if !index.contains(BlobKind::Data, blob) && missing.insert(*blob) {
+                            self.problems.push(Problem::MissingBlob { id: *blob });
+                        }
                     }
-                    stack.extend(subtree);
+                    if let Some(detail) = wrong(node, &reader) {
+                        self.problems.push(Problem::Node { tree: id, name: node.name.clone(), detail });
+                    }
+                    stack.extend(node.subtree);
                 })
                 .await;
                 if let Err(error) = read {
@@ -111,9 +113,10 @@ impl Harmed<'_> {
             {
                 let mut own = self.lost.trees.get(&id).cloned().unwrap_or_default();
                 let mut children = Vec::new();
-                let read = each(reader, &id, |blob, subtree| {
-                    own.extend(blob.and_then(|blob| self.lost.data.get(blob)).into_iter().flatten());
-                    children.extend(subtree);
+                let read = each(reader, &id, |node| {
+                    let blobs = node.content.iter().flatten();
+                    own.extend(blobs.filter_map(|blob| self.lost.data.get(blob)).flatten());
+                    children.extend(node.subtree);
                 })
                 .await;
                 if let Err(error) = read {
@@ -137,14 +140,29 @@ impl Harmed<'_> {
     }
 }
 
-/// Calls `found` for each blob of a file and each subdirectory of a directory, one node in memory at a time.
-async fn each(reader: &Reader, id: &Id, mut found: impl FnMut(Option<&Id>, Option<Id>)) -> Result<()> {
+/// Calls `found` for each entry of a directory, one in memory at a time.
+async fn each(reader: &Reader, id: &Id, mut found: impl FnMut(&Node)) -> Result<()> {
     let mut nodes = TreeReader::new(reader.blob(BlobKind::Tree, id).await?)?;
     while let Some((node, _)) = nodes.next_node().map_err(|error| error.named(*id))? {
-        node.content.iter().flatten().for_each(|blob| found(Some(blob), None));
-        if node.subtree.is_some() {
-            found(None, node.subtree);
-        }
+        found(&node);
     }
     Ok(())
+}
+
+/// What is wrong with an entry by itself, if anything is.
+fn wrong(node: &Node, reader: &Reader) -> Option<&'static str> {
+    if let Err(why) = Node::check_name(&node.name) {
+        return Some(why);
+    }
+    match (node.kind, &node.content) {
+        (NodeKind::Dir, _) if node.subtree.is_none() => Some("it is a directory without a tree"),
+        (NodeKind::File, None) => Some("it is a file without a list of contents"),
+        (NodeKind::File, Some(content)) => {
+            let lengths = content.iter().map(|blob| reader.raw_length(BlobKind::Data, blob).map(u64::from));
+            // A blob that is in no index has been reported.
+            let sum = lengths.sum::<Option<u64>>();
+            sum.is_some_and(|sum| sum != node.size).then_some("its size is not that of its contents")
+        }
+        _ => None,
+    }
 }

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::plan::{Item, Plan, Span, plan};
-use super::{Fetched, Reader, Scratch, check_length, fetch_range, is_local, opener_of};
+use super::{Fetched, Reader, Scratch, check_length, is_local, opener_of};
 use crate::pack::PackedBlob;
 use crate::store::Inner;
 use crate::{BlobKind, Error, Id, Result};
@@ -73,7 +73,7 @@ impl Reader {
             check_length(&item.place.blob(BlobKind::Data, item.id))?;
         }
         let buffers = Some(&self.inner.buffers);
-        fetch_range(&self.inner, &self.index.pack(span.pack), span.start, span.end, buffers).await
+        self.fetch(span.pack, span.start, span.end, buffers).await
     }
 
     /// Opens all blobs of a span on a decoding thread; those that are damaged are looked for elsewhere.

@@ -4,10 +4,10 @@
 //! the children before a directory, and its next sibling behind it. The stretch that is fetched has both.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
-use cistern_bucket::GetOptions;
+use cistern_bucket::{ErrorKind, GetOptions};
 
 use super::{Reader, check_length, is_local};
 use crate::file::FileKind;
@@ -32,6 +32,8 @@ pub(super) struct Trees {
     stretches: Mutex<VecDeque<Stretch>>,
     /// Where the last directory of each pack ends, by the pack's number.
     ends: OnceLock<Vec<u64>>,
+    /// Who fetches a pack into the cache; gone when nobody wants it any more.
+    flights: Mutex<HashMap<PackNo, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Default)]
@@ -54,6 +56,17 @@ impl Trees {
 
     fn stretches(&self) -> MutexGuard<'_, VecDeque<Stretch>> {
         self.stretches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flight(&self, pack: PackNo) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&pack).and_then(Weak::upgrade) {
+            return flight;
+        }
+        flights.retain(|_, flight| flight.strong_count() > 0);
+        let flight = Arc::default();
+        flights.insert(pack, Arc::downgrade(&flight));
+        flight
     }
 
     pub(super) async fn tree(&self, reader: &Reader, id: &Id) -> Result<Arc<Tree>> {
@@ -98,7 +111,19 @@ impl Trees {
             if let Some(sealed) = cache.read_range(FileKind::Pack, &id, start, length).await {
                 return Ok(sealed);
             }
-            let got = reader.inner.bucket.get(&FileKind::Pack.key(&id), &GetOptions::default()).await?;
+            // One of those who want it fetches it, the others find it in the cache then.
+            let flight = self.flight(pack);
+            let _flying = flight.lock().await;
+            if let Some(sealed) = cache.read_range(FileKind::Pack, &id, start, length).await {
+                return Ok(sealed);
+            }
+            if reader.missing().contains(&pack) {
+                return Err(reader.is_missing(pack));
+            }
+            let got = match reader.inner.bucket.get(&FileKind::Pack.key(&id), &GetOptions::default()).await {
+                Err(error) if error.kind == ErrorKind::NoSuchKey => return Err(reader.is_missing(pack)),
+                got => got?,
+            };
             if got.body.length() <= WHOLE {
                 let whole = got.body.bytes().await?;
                 let sealed = usize::try_from(end).ok().and_then(|end| whole.get(start as usize..end));
@@ -109,7 +134,7 @@ impl Trees {
             }
         }
         let (from, to) = (start.saturating_sub(BEFORE), end.max(self.end(reader, pack).min(end + BEHIND)));
-        let bytes = Bytes::from(reader.fetch(pack, from, to).await?);
+        let bytes = Bytes::from(reader.fetch(pack, from, to, None).await?.bytes);
         let stretch = Stretch { pack, start: from, bytes };
         let sealed =
             stretch.get(pack, start, end).ok_or(Error::Broken("a stretch lacks what it was fetched for"))?;

@@ -14,7 +14,8 @@ use cistern_repository::index::IndexFile;
 use cistern_repository::key::KeyFile;
 use cistern_repository::pack::{PackedBlob, Sealer};
 use cistern_repository::{
-    BlobKind, CheckOptions, Error, Finding, Id, LockKind, Options, Problem, Repository, Time, check,
+    BlobKind, CheckOptions, Error, Finding, Id, LockKind, Node, NodeKind, Options, Problem, Repository, Time,
+    TreeBuilder, check,
 };
 use cistern_testkit::seed;
 
@@ -407,4 +408,133 @@ async fn a_damaged_cache_is_healed_and_a_whole_one_saves_requests() {
     assert!(damaged >= 4);
     assert!(visit().await >= first, "what is damaged is fetched again");
     assert_eq!(visit().await, 0, "and kept again");
+}
+
+#[tokio::test]
+async fn a_pack_that_is_cut_short_endangers_the_snapshots_that_need_it() {
+    let memory = Arc::new(Memory::new("memory"));
+    let (repo, ids, days) = two_days(&memory).await;
+    let (pack, ..) = pack_of(&repo, &days[0]["old/a"]).await;
+    assert!(memory.corrupt(&pack, |bytes| bytes.truncate(40)));
+    // Without reading data, by the listing alone.
+    let findings = check(&repo, CheckOptions::default(), &|_| ()).await.unwrap();
+    let cut = findings.iter().find(|finding| matches!(finding.problem, Problem::PackSize { .. })).unwrap();
+    assert!(cut.endangers.contains(&ids[0]), "{findings:#?}");
+}
+
+#[tokio::test]
+async fn a_missing_pack_costs_one_request() {
+    use cistern_bucket::Verb;
+    let memory = Arc::new(Memory::new("memory"));
+    let (repo, _, days) = two_days(&memory).await;
+    let (pack, ..) = pack_of(&repo, &days[0]["old/a"]).await;
+    let index = repo.index().await.unwrap();
+    let lost = FileKind::Pack.id_of(pack.as_bytes()).unwrap();
+    let wanted: Vec<Id> = index
+        .blobs(BlobKind::Data)
+        .filter(|(number, _)| index.pack(*number) == lost)
+        .map(|(_, blob)| blob.id)
+        .collect();
+    assert!(wanted.len() > 1 && memory.remove(&pack));
+    let reader = repo.reader(index);
+    let gets = || memory.ledger().snapshot().count(Verb::Get);
+    let before = gets();
+    let failed = Arc::new(Mutex::new(0));
+    let counted = failed.clone();
+    let count = wanted.len();
+    let deliver = reader.deliver(
+        wanted,
+        Arc::new(move |_, piece| {
+            assert_eq!(piece.unwrap_err().class(), Class::Damaged);
+            *counted.lock().unwrap() += 1;
+        }),
+    );
+    deliver.await.unwrap();
+    assert_eq!(*failed.lock().unwrap(), count);
+    // Ranges that were on their way together may each have asked once.
+    assert!(gets() - before <= 2, "{}", gets() - before);
+}
+
+#[tokio::test]
+async fn a_blob_of_two_lengths_is_damaged_rather_than_put_in_the_wrong_place() {
+    let mut hostile = Hostile::new().await;
+    let plain = vec![7; 100_000];
+    let mut pack = Vec::new();
+    let raw_length = hostile.sealer.seal_blob(BlobKind::Data, &plain, &mut pack).unwrap();
+    let truth = blob(BlobKind::Data, &plain, 0, pack.len() as u32, raw_length);
+    let first = hostile.put_pack(b"nothing".to_vec());
+    let second = hostile.put_pack(pack);
+    let mut index = IndexFile::new();
+    index.add(&first, &[PackedBlob { raw_length: Some(5), ..truth }]);
+    index.add(&second, &[truth]);
+    hostile.put(FileKind::Index, &index.finish());
+    let error = hostile.read(BlobKind::Data, truth.id).await.unwrap_err();
+    assert_eq!(error.class(), Class::Damaged, "{error:?}");
+}
+
+#[tokio::test]
+async fn entries_of_directories_that_are_not_whole_are_found() {
+    let memory = Arc::new(Memory::new("memory"));
+    let (repo, ..) = two_days(&memory).await;
+    let held = lock(&repo, LockKind::Shared).await;
+    let writer = repo.writer(repo.index().await.unwrap(), held);
+    let id = repo.index().await.unwrap().blobs(BlobKind::Data).next().unwrap().1.id;
+    let node = |name: &[u8], kind| Node { name: name.into(), kind, ..Node::default() };
+    let mut builder = TreeBuilder::new();
+    for node in [
+        Node { content: Some([].into()), ..node(b"..", NodeKind::File) },
+        Node { content: Some([].into()), ..node(b"a/b", NodeKind::File) },
+        node(b"dir", NodeKind::Dir),
+        Node { content: Some([id].into()), size: 1, ..node(b"long", NodeKind::File) },
+        node(b"none", NodeKind::File),
+        Node { content: Some([].into()), ..node(b"whole", NodeKind::File) },
+    ] {
+        builder.add(&node).unwrap();
+    }
+    let tree = writer.tree(builder.finish().unwrap()).unwrap();
+    let ids = writer.finish(vec![snapshot(tree, None)]).await.unwrap().ids;
+    let findings = check(&repo, CheckOptions::default(), &|_| ()).await.unwrap();
+    let named: Vec<&[u8]> = findings
+        .iter()
+        .map(|finding| {
+            assert_eq!(finding.endangers, ids);
+            match &finding.problem {
+                Problem::Node { name, .. } => &**name,
+                other => panic!("{other}"),
+            }
+        })
+        .collect();
+    assert_eq!(named, [&b".."[..], b"a/b", b"dir", b"long", b"none"]);
+}
+
+#[tokio::test]
+async fn readers_that_want_the_same_pack_of_directories_fetch_it_once_and_old_ones_leave_the_cache() {
+    use cistern_bucket::Verb;
+    let memory = Arc::new(Memory::new("memory"));
+    let (repo, ..) = two_days(&memory).await;
+    let temp = tempfile::tempdir().unwrap();
+    let cached = Options { cache: Some(temp.path().to_owned()), ..options() };
+    let repo = repo.through(memory.clone(), cached).unwrap();
+    let index = repo.index().await.unwrap();
+    let trees: Vec<(Id, Id)> =
+        index.blobs(BlobKind::Tree).map(|(pack, blob)| (index.pack(pack), blob.id)).collect();
+    let packs: std::collections::HashSet<Id> = trees.iter().map(|(pack, _)| *pack).collect();
+    assert!(trees.len() > packs.len());
+    let gets = || memory.ledger().snapshot().count(Verb::Get);
+    let before = gets();
+    let reader = repo.reader(index);
+    let readings = trees.iter().map(|(_, id)| reader.tree(id));
+    for tree in futures::future::join_all(readings).await {
+        tree.unwrap();
+    }
+    assert_eq!(gets() - before, packs.len() as u64);
+    // One that no index names, as a prune leaves it.
+    let id = Id::of(b"gone");
+    let below = temp.path().join(repo.id().to_string());
+    let path = below.join(FileKind::Pack.path(&id));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "gone").unwrap();
+    repo.index().await.unwrap();
+    assert!(!path.exists());
+    assert!(packs.iter().all(|id| below.join(FileKind::Pack.path(id)).exists()));
 }
