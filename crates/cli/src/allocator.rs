@@ -6,9 +6,8 @@ use tikv_jemallocator::Jemalloc;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
-/// Settings that jemalloc reads when it starts: few arenas, and what is free goes back after a second, so that the
-/// peak stays near to what is in use; large buffers are no exception, as each is used again at once.
-/// <https://jemalloc.net/jemalloc.3.html#tuning>
+/// Settings that jemalloc reads when it starts: few arenas, and what is free goes back after a quarter of a second, so
+/// that the peak stays near to what is in use. <https://jemalloc.net/jemalloc.3.html#tuning>
 #[expect(unsafe_code, reason = "a symbol is the only way to hand settings to jemalloc before main")]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-pub static SETTINGS: &[u8; 68] = b"narenas:4,oversize_threshold:0,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+pub static SETTINGS: &[u8; 46] = b"narenas:4,dirty_decay_ms:250,muzzy_decay_ms:0\0";

@@ -6,6 +6,10 @@
 //! is a process's worth of peak memory, so one run per call tells most.
 #![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 
+// Memory is measured as the binary has it.
+#[path = "../../cli/src/allocator.rs"]
+mod allocator;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -137,15 +137,18 @@ struct Contents {
 impl Contents {
     /// Judges an object by the listing, or begins to read it.
     async fn judge(&mut self, entry: Entry, place: Place, side: Option<Place>) -> Result<()> {
-        if let Err(why) = by_listing(place.node(), &entry, self.job.task.content) {
-            self.job.differs(&entry.key, why);
-            self.job.meter.done(entry.size);
-            return Ok(());
-        }
-        if !self.job.task.content {
-            self.job.equal(entry.size);
-            self.job.meter.done(entry.size);
-            return Ok(());
+        match by_listing(place.node(), &entry, self.job.task.content) {
+            Ok(Listed::Equal) => {
+                self.job.equal(entry.size);
+                self.job.meter.done(entry.size);
+                return Ok(());
+            }
+            Ok(Listed::Open) => {}
+            Err(why) => {
+                self.job.differs(&entry.key, why);
+                self.job.meter.done(entry.size);
+                return Ok(());
+            }
         }
         while self.running.len() >= AT_ONCE.min(self.job.cx.concurrency.max(1)) {
             self.next().await?;
@@ -176,28 +179,45 @@ impl Contents {
     }
 }
 
-/// Whether a node and an object may be equal, by what a listing says; with `content_decides`, by size alone.
-fn by_listing(node: &Node, entry: &Entry, content_decides: bool) -> Result<(), String> {
+/// What a listing says of an object that does not differ by it.
+enum Listed {
+    Equal,
+    /// Only the contents tell.
+    Open,
+}
+
+/// Whether a tag is that of an object that came in parts: it depends on how long the parts were, so that the same
+/// contents have another one after a restore.
+fn is_of_parts(tag: &str) -> bool {
+    let number = tag.trim_matches('"').rsplit_once('-').map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+/// Compares a node and an object by what a listing says; with `content_decides`, by size alone.
+fn by_listing(node: &Node, entry: &Entry, content_decides: bool) -> Result<Listed, String> {
     if node.size != entry.size {
         return Err(format!("{} bytes in the snapshot, {} in the source", node.size, entry.size));
     }
     if content_decides {
-        return Ok(());
+        return Ok(Listed::Open);
     }
     let then = Description::of(node)?.revision;
     let same_second = node.mtime.seconds == fidelity::time(entry.modified).seconds;
     match (&then, &entry.revision) {
         (Some(Revision::ETag(then)), Revision::ETag(now)) if then != now => {
+            if is_of_parts(then) || is_of_parts(now) {
+                return Ok(Listed::Open);
+            }
             Err(format!("entity tag {then} in the snapshot, {now} in the source"))
         }
-        (Some(Revision::ETag(_)), Revision::ETag(_)) => Ok(()),
+        (Some(Revision::ETag(_)), Revision::ETag(_)) => Ok(Listed::Equal),
         (Some(Revision::Generation { object: then, .. }), Revision::Generation { object: now, .. }) => {
             match then == now {
-                true => Ok(()),
+                true => Ok(Listed::Equal),
                 false => Err(format!("generation {then} in the snapshot, {now} in the source")),
             }
         }
-        _ if same_second => Ok(()),
+        _ if same_second => Ok(Listed::Equal),
         _ => Err("another time of modification, and nothing else to go by".into()),
     }
 }
