@@ -3,7 +3,8 @@
 use cistern_bucket::{Key, Revision};
 use cistern_engine::Task;
 use cistern_engine::fidelity::{self, Description};
-use cistern_repository::{Node, Tree, TreeBuilder};
+use cistern_engine::parts::{ATTRIBUTE, PartInfo};
+use cistern_repository::{Id, Node, Tree, TreeBuilder, Xattr};
 use std::borrow::Cow;
 
 /// The names under which any key stands are entries of directories, and say the key again.
@@ -68,4 +69,15 @@ pub fn task(data: &[u8]) {
         let again = serde_json::to_vec(&again).expect("a task has string keys only");
         assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(&json));
     }
+}
+
+/// What a root directory says of its part, written again as it was read.
+pub fn part(data: &[u8]) {
+    let mut node = Node { name: b"orders"[..].into(), subtree: Some(Id::of(b"tree")), ..Node::default() };
+    node.xattrs.push(Xattr { name: ATTRIBUTE.into(), value: Some(data.to_vec().into()) });
+    let Some(info) = PartInfo::of(&node) else { return };
+    let _ = info.source();
+    info.put(&mut node);
+    let again = PartInfo::of(&node).expect("what was written can be read");
+    assert_eq!(again, PartInfo { proven: true, ..info });
 }

@@ -4,6 +4,7 @@
 //! Each target has a folder of the same name in `seeds/`, with small inputs to begin from.
 
 mod bucket;
+mod cli;
 mod engine;
 mod repository;
 
@@ -22,9 +23,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bucket-retry-after", bucket::retry_after),
     ("bucket-tags", bucket::tags),
     ("bucket-token", bucket::token),
+    ("cli-arguments", cli::arguments),
+    ("cli-profile", cli::profile),
     ("engine-attributes", engine::attributes),
     ("engine-key", engine::key),
     ("engine-names", engine::names),
+    ("engine-part", engine::part),
     ("engine-task", engine::task),
     ("repository-config", repository::config),
     ("repository-file", repository::file),

@@ -9,6 +9,7 @@ mod failure;
 mod listing;
 mod password;
 mod profile;
+mod sections;
 mod ui;
 mod units;
 

@@ -29,11 +29,11 @@
 //! more element that names the part by its lower bound, so that forget and parents go part by part.
 
 use cistern_bucket::{Address, Key};
-use cistern_repository::{Id, Node, Xattr};
+use cistern_repository::{Id, Node, NodeKind, Reader, Snapshot, Xattr};
 use serde::{Deserialize, Serialize};
 
-use crate::Proof;
 use crate::fidelity::{MAX_SIDE, decoded, encoded};
+use crate::{Proof, Result};
 
 /// Name of the extended attribute of a part's root directory.
 pub const ATTRIBUTE: &str = "user.cistern.part";
@@ -178,6 +178,25 @@ impl PartInfo {
         node.xattrs.retain(|xattr| &*xattr.name != ATTRIBUTE);
         node.xattrs.push(Xattr { name: ATTRIBUTE.into(), value: Some(value.into()) });
     }
+}
+
+/// The root directory that a backup of a bucket has marked in a snapshot: its path, and what it says.
+///
+/// # Errors
+/// Trees that cannot be read.
+pub async fn marked(reader: &Reader, snapshot: &Snapshot) -> Result<Option<(String, PartInfo)>> {
+    let mut path = String::new();
+    let mut tree = reader.tree(&snapshot.tree).await?;
+    // A backup of a bucket has one directory per level down to its root.
+    while let [node] = tree.nodes() {
+        let (NodeKind::Dir, Some(subtree)) = (node.kind, node.subtree) else { break };
+        path = format!("{path}/{}", String::from_utf8_lossy(&node.name));
+        if let Some(info) = PartInfo::of(node) {
+            return Ok(Some((path, info)));
+        }
+        tree = reader.tree(&subtree).await?;
+    }
+    Ok(None)
 }
 
 /// Chooses keys that cut a listing into ranges of about equal length, while it goes by. The choice depends on the

@@ -20,7 +20,6 @@ use cistern_repository::{Id, NodeKind, Reader, Repository, Snapshot};
 use jiff::Timestamp;
 
 use crate::backup::session::{Collector, Ticker, open_repository};
-use crate::parts;
 use crate::restore::lock_if_possible;
 use crate::select::{Select, clean};
 use crate::snapshots::{Selected, resolve};
@@ -126,22 +125,6 @@ impl Job {
     fn wanted_root(&self) -> Option<String> {
         let path = self.selected.subpath.as_ref().or(self.task.root.as_ref())?;
         Some(String::from_utf8_lossy(&clean(format!("/{path}").as_bytes())).into_owned())
-    }
-
-    /// The path of the root directory that a backup of a bucket has marked in a snapshot.
-    async fn marked_root(&self, snapshot: &Snapshot) -> Result<Option<String>> {
-        let mut path = String::new();
-        let mut tree = self.reader.tree(&snapshot.tree).await?;
-        // A backup of a bucket has one directory per level down to its root.
-        while let [node] = tree.nodes() {
-            let (NodeKind::Dir, Some(subtree)) = (node.kind, node.subtree) else { break };
-            path = format!("{path}/{}", String::from_utf8_lossy(&node.name));
-            if node.xattrs.iter().any(|xattr| &*xattr.name == parts::ATTRIBUTE) {
-                return Ok(Some(path));
-            }
-            tree = self.reader.tree(&subtree).await?;
-        }
-        Ok(None)
     }
 
     /// The tree of a path in a snapshot, if it is a directory there.

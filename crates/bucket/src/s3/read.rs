@@ -148,6 +148,7 @@ pub(super) async fn get(inner: &Arc<Inner>, key: &Key, options: &GetOptions) -> 
         at: opened.start,
         end: opened.end,
         state: State::Reading(opened.body),
+        progress: opened.start,
         retry: None,
         idle: None,
         waiting: false,
@@ -229,6 +230,10 @@ pub(super) fn content_range(headers: &HeaderMap) -> Option<(u64, u64, u64)> {
     (first <= last && last < size).then(|| (first, last + 1, size))
 }
 
+/// Bytes after which a body counts as getting on, and its tries are counted anew: a store that breaks off after a few
+/// bytes each time would be asked for ever.
+const PROGRESS: u64 = 64 << 10;
+
 /// The contents of an object as a stream that survives broken connections.
 struct Contents {
     inner: Arc<Inner>,
@@ -238,7 +243,9 @@ struct Contents {
     at: u64,
     end: u64,
     state: State,
-    /// The tries since the last byte arrived.
+    /// Where the tries were counted anew.
+    progress: u64,
+    /// The tries since `PROGRESS` bytes arrived.
     retry: Option<Retry>,
     idle: Option<Pin<Box<Sleep>>>,
     /// Whether `idle` runs: the time in which nobody asks for bytes does not count.
@@ -291,13 +298,15 @@ impl Contents {
     /// Takes bytes that arrived.
     fn take(&mut self, bytes: Bytes) -> Poll<Option<Result<Bytes>>> {
         self.waiting = false;
-        self.retry = None;
         let length = bytes.len() as u64;
         if length > self.end - self.at {
             let error = self.inner.error(ErrorKind::BadAnswer, Verb::Get, Some(&self.key));
             return self.end_with(error.detail("more bytes were sent than announced"));
         }
         self.at += length;
+        if self.at - self.progress >= PROGRESS {
+            (self.progress, self.retry) = (self.at, None);
+        }
         if let Some(then) = self.inner.transport.received(length)
             && then > Instant::now()
         {

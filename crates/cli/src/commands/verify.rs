@@ -1,8 +1,6 @@
 //! `cistern verify`: is the snapshot what the source holds now?
 
 use cistern_bucket::Address;
-use cistern_engine::parts::PartInfo;
-use cistern_engine::query::locate;
 use cistern_engine::{Error, Report, Task, Verify, VerifyReport};
 
 use super::backup::{exceptions, requests};
@@ -56,8 +54,8 @@ async fn recorded_source(shell: &Shell, args: &args::Verify) -> Result<Address, 
     let (_, first) = selected.run.parts.first().ok_or_else(|| ask("it has no parts".into()))?;
     let path = first.paths.first().ok_or_else(|| ask("it has no path".into()))?;
     let reader = repository.reader(repository.index().await?);
-    let node = locate(&reader, &first.tree, path).await?;
-    if let Some(source) = node.as_ref().and_then(PartInfo::of).and_then(|info| info.source()) {
+    let marked = cistern_engine::parts::marked(&reader, first).await?;
+    if let Some(source) = marked.and_then(|(_, info)| info.source()) {
         return Ok(source);
     }
     if first.hostname == super::identity().hostname {

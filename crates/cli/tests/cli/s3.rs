@@ -2,6 +2,7 @@
 
 use cistern_bucket::{Bucket, Credentials, GetOptions, Key, PutOptions, S3, S3Config};
 use cistern_testkit::{Server, objects};
+use futures::StreamExt;
 
 use crate::home::Home;
 
@@ -141,6 +142,12 @@ fn the_whole_job(
         for outcome in orders.delete_many(&before.keys().cloned().collect::<Vec<_>>()).await {
             outcome.result.unwrap();
         }
+        // MinIO takes `a` and `a/b`, but lists the second only once the first is gone.
+        let hidden: Vec<Key> = read_all(&orders).await.into_keys().collect();
+        assert!(!hidden.iter().any(|key| before.contains_key(key)), "{hidden:?}");
+        for outcome in orders.delete_many(&hidden).await {
+            outcome.result.unwrap();
+        }
         assert!(read_all(&orders).await.is_empty());
     });
     let restored = home.ok(&["restore", "latest", "--to", "s3://orders", "--verify", "--json"]).summary();
@@ -182,6 +189,76 @@ fn the_whole_job_on_the_server_of_this_process_with_every_key() {
     let server = Server::start().unwrap();
     let total = everything().count();
     the_whole_job((&server.endpoint(), Server::ACCESS_KEY, server.secret_key()), everything(), total);
+}
+
+/// More than ten thousand hostile keys into a bucket, into a repository, and back after all are deleted. What the server
+/// refuses at PUT or does not list afterwards is not part of it.
+fn hostile_keys_come_back((endpoint, id, secret): (&str, &str, &str), least: usize) {
+    let bucket = |name: &str| {
+        let mut config = S3Config::new(name);
+        config.endpoint = endpoint.parse().ok();
+        config.credentials = Credentials::fixed(id, secret);
+        S3::connect(config).unwrap()
+    };
+    let hostile = bucket("hostile");
+    let put = async |key: Key| {
+        let content = bytes::Bytes::copy_from_slice(key.as_bytes());
+        let _ = hostile.put(&key, &[content], &PutOptions::default()).await;
+    };
+    let before = block_on(async {
+        hostile.create().await.unwrap();
+        bucket("hostile-backups").create().await.unwrap();
+        let keys = cistern_testkit::hostile::keys(11, 12_000);
+        futures::stream::iter(keys).for_each_concurrent(32, put).await;
+        list_all(&hostile).await
+    });
+    assert!(before.len() >= least, "{} keys are held", before.len());
+    let home = home_for(endpoint, id, secret).with("CISTERN_REPOSITORY", "s3://hostile-backups");
+    home.ok(&["init"]);
+    let run = home.ok(&["backup", "s3://hostile", "--json"]).summary();
+    assert_eq!(run["objects_new"], before.len() as u64);
+    block_on(async {
+        // MinIO takes `a` and `a/b`, but lists the second only once the first is gone.
+        for _ in 0..20 {
+            let keys: Vec<Key> = list_all(&hostile).await.into_keys().collect();
+            for outcome in hostile.delete_many(&keys).await {
+                outcome.result.unwrap();
+            }
+        }
+        assert_eq!(list_all(&hostile).await.len(), 0);
+    });
+    home.ok(&["restore", "latest", "--to", "s3://hostile", "--verify"]);
+    let after = block_on(list_all(&hostile));
+    for (key, entry) in &before {
+        assert_eq!(after.get(key), Some(entry), "{key}");
+    }
+    assert_eq!(after.len(), before.len());
+}
+
+#[test]
+fn hostile_keys_come_back_on_minio() {
+    let minio = cistern_testkit::minio();
+    hostile_keys_come_back((&minio.endpoint(), minio.access_key(), minio.secret_key()), 3_000);
+}
+
+#[test]
+fn hostile_keys_come_back_on_moto() {
+    let moto = cistern_testkit::moto();
+    hostile_keys_come_back((&moto.endpoint(), moto.access_key(), moto.secret_key()), 10_000);
+}
+
+/// Every key with its size and entity tag, which is the MD5 of small contents.
+async fn list_all(bucket: &dyn Bucket) -> std::collections::BTreeMap<Key, (u64, cistern_bucket::Revision)> {
+    let mut all = std::collections::BTreeMap::new();
+    let mut request = cistern_bucket::ListRequest::default();
+    loop {
+        let page = bucket.list(&request).await.unwrap();
+        all.extend(page.entries.into_iter().map(|entry| (entry.key, (entry.size, entry.revision))));
+        match page.next {
+            Some(token) => request.token = Some(token),
+            None => return all,
+        }
+    }
 }
 
 async fn read_all(

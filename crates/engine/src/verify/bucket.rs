@@ -86,7 +86,7 @@ async fn parts(job: &Job, bucket_name: &str, prefix: &Key) -> Result<(Layout, Ve
     if parts.iter().all(|part| part.root.is_none()) && job.wanted_root().is_none() {
         // A copy in a bucket of another name: the snapshot itself knows where its keys begin.
         if let Some((_, first)) = snapshots.first()
-            && let Some(root) = job.marked_root(first).await?
+            && let Some((root, _)) = crate::parts::marked(&job.reader, first).await?
         {
             layout = Layout::at(&root, prefix)?;
             parts = open(job, &layout).await?;
