@@ -5,8 +5,11 @@
 use crate::process::{cargo, line, show};
 use crate::{fuzz, tools};
 use anyhow::{Context, Result, bail};
-use std::io::{BufRead, BufReader};
-use std::process::{ExitCode, Stdio};
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Install what the tests need, lint, and run all tests
@@ -85,29 +88,112 @@ fn format() -> Result<()> {
     show(cargo().args(["fmt", "--all", "--", "--check", "-l"])).context("run `cargo fmt --all`")
 }
 
-/// Runs all tests, also behind a failed one, and counts what cargo reports.
+/// Builds all tests, runs them, also behind a failed one, and counts what they report.
 fn tests(tally: &mut Tally) -> Result<()> {
+    let binaries = test_binaries()?;
+    let waiting = Mutex::new(VecDeque::from(binaries));
+    let done = Mutex::new((*tally, Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..JOBS {
+            scope.spawn(|| {
+                while let Some(binary) = { waiting.lock().expect("no worker panics").pop_front() } {
+                    let ran = binary.run();
+                    // Printed as a whole, so that two outputs do not mix.
+                    let mut done = done.lock().expect("no worker panics");
+                    match ran {
+                        Ok((text, status)) => {
+                            println!("\n     Running {}\n{text}", binary.name);
+                            done.0.count(&text);
+                            if !status.success() {
+                                done.1.push(format!("{} failed ({status})", binary.name));
+                            }
+                        }
+                        Err(error) => done.1.push(format!("{}: {error:#}", binary.name)),
+                    }
+                }
+            });
+        }
+    });
+    let (counted, mut failures) = done.into_inner().expect("no worker panics");
+    *tally = counted;
+    if tally.passed == 0 {
+        bail!("no test ran");
+    }
+    let documented = cargo().args(["test", "--workspace", "--doc"]).stdin(Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&documented.stdout).into_owned();
+    println!("{text}{}", String::from_utf8_lossy(&documented.stderr));
+    tally.count(&text);
+    if !documented.status.success() {
+        failures.push(format!("`cargo test --doc` failed ({})", documented.status));
+    }
+    if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
+}
+
+/// Test programs that run at once: they wait for disks and for each other's servers more than they compute.
+const JOBS: usize = 3;
+
+/// One program of tests.
+struct Binary {
+    name: String,
+    executable: PathBuf,
+    package: PathBuf,
+}
+
+impl Binary {
+    /// Runs it as cargo does: in the folder of its package.
+    fn run(&self) -> Result<(String, ExitStatus)> {
+        let output = Command::new(&self.executable)
+            .current_dir(&self.package)
+            .env("CARGO_MANIFEST_DIR", &self.package)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("cannot start {}", self.executable.display()))?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok((text, output.status))
+    }
+}
+
+/// Builds the programs of all tests and asks cargo where they are
+/// (<https://doc.rust-lang.org/cargo/reference/external-tools.html#json-messages>).
+fn test_binaries() -> Result<Vec<Binary>> {
     let mut command = cargo();
-    command.args(["test", "--workspace", "--no-fail-fast"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    command.stdin(Stdio::null()).stderr(Stdio::inherit());
     let text = line(&command);
-    let mut child = command.spawn().with_context(|| format!("cannot start `{text}`"))?;
-    let out = child.stdout.take().expect("its standard output is a pipe");
-    for said in BufReader::new(out).split(b'\n') {
-        let said = String::from_utf8_lossy(&said?).into_owned();
-        println!("{said}");
-        if let Some(Tally { passed, failed }) = closing_line(&said) {
-            tally.passed += passed;
-            tally.failed += failed;
+    let output = command.output().with_context(|| format!("cannot start `{text}`"))?;
+    if !output.status.success() {
+        bail!("`{text}` failed ({})", output.status);
+    }
+    let mut binaries = Vec::new();
+    for message in output.stdout.split(|byte| *byte == b'\n').filter(|message| !message.is_empty()) {
+        let message: serde_json::Value = serde_json::from_slice(message).context("cargo speaks no JSON")?;
+        let (Some(executable), Some(true)) =
+            (message["executable"].as_str(), message["profile"]["test"].as_bool())
+        else {
+            continue;
+        };
+        let manifest = message["manifest_path"].as_str().context("cargo names no manifest")?;
+        let package = Path::new(manifest).parent().context("a manifest lies in a folder")?.to_owned();
+        let (kind, name) = (&message["target"]["kind"][0], &message["target"]["name"]);
+        let folder = package.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        binaries.push(Binary {
+            name: format!("{folder}: {} {}", kind.as_str().unwrap_or(""), name.as_str().unwrap_or("")),
+            executable: executable.into(),
+            package,
+        });
+    }
+    Ok(binaries)
+}
+
+impl Tally {
+    /// Adds what the closing lines in an output say.
+    fn count(&mut self, text: &str) {
+        for Tally { passed, failed } in text.lines().filter_map(closing_line) {
+            self.passed += passed;
+            self.failed += failed;
         }
     }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("`{text}` failed ({status})");
-    }
-    if tally.passed == 0 {
-        bail!("`{text}` ran no test");
-    }
-    Ok(())
 }
 
 /// The counts in a line such as `test result: ok. 3 passed; 0 failed; 0 ignored; …`.

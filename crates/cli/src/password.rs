@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use cistern_bucket::Class;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
@@ -103,8 +103,12 @@ fn ask(twice: bool) -> Result<SecretString, Failure> {
         return Err(Failure::invalid("no password was given".to_owned())
             .hint("set CISTERN_PASSWORD_FILE or --password-file; there is no terminal to ask on"));
     }
-    if let Ok(mut before) = PROMPTING.lock() {
-        *before = tcgetattr(std::io::stdin().as_fd()).ok();
+    if let (Ok(before), Ok(mut kept)) = (tcgetattr(std::io::stdin().as_fd()), PROMPTING.lock()) {
+        // Before the prompt is there: whoever types fast must not be shown either.
+        let mut silent = before.clone();
+        silent.local_modes.remove(LocalModes::ECHO);
+        let _ = tcsetattr(std::io::stdin().as_fd(), OptionalActions::Now, &silent);
+        *kept = Some(before);
     }
     let read = |prompt: &str| {
         rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(|e| match e.kind() {
@@ -122,9 +126,7 @@ fn ask(twice: bool) -> Result<SecretString, Failure> {
         }
         Ok(SecretString::from(password.as_str()))
     });
-    if let Ok(mut before) = PROMPTING.lock() {
-        *before = None;
-    }
+    end_prompt();
     answer
 }
 
