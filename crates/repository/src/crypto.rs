@@ -26,7 +26,8 @@ const STRIDE: usize = 8 << 10;
 
 /// Fills `bytes` from the system's random number generator.
 pub fn random(bytes: &mut [u8]) -> Result<()> {
-    aws_lc_rs::rand::fill(bytes).map_err(|_| Error::Broken("the system's random number generator failed"))
+    // Not the cipher library's own generator, which spends 40 ms on jitter when it starts.
+    getrandom::fill(bytes).map_err(|_| Error::Broken("the system's random number generator failed"))
 }
 
 /// IVs for one worker, taken from the system 256 at a time; none is ever used twice.

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use data::Set;
 use measure::Cost;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -180,6 +181,7 @@ impl Bench<'_> {
                 set.change(data, self.scale, round + 1)?;
             }
             for peer in peers {
+                self.warm(set)?;
                 let cost = self.measure(*peer, *operation, data, set != Set::Huge && round == 0)?;
                 println!(
                     "{} round {}: {operation:?} {peer:?}: {:.2} s CPU, {:.2} s, {} MiB",
@@ -199,6 +201,19 @@ impl Bench<'_> {
             }
             fs::remove_dir_all(self.home(*peer))?;
         }
+        Ok(())
+    }
+
+    /// Touches as much memory as an operation may write to: on a virtual machine the first to use pages that were free for
+    /// a while pays for them, whoever it is.
+    fn warm(&self, set: Set) -> Result<()> {
+        let path = self.folder.join("warm");
+        let mut file = fs::File::create(&path)?;
+        let zeros = vec![0; 1 << 20];
+        for _ in 0..set.space(self.scale) >> 20 {
+            file.write_all(&zeros)?;
+        }
+        fs::remove_file(path)?;
         Ok(())
     }
 
