@@ -103,7 +103,14 @@ impl Access {
             return Err(Failure::invalid("no repository was given")
                 .hint("use --repo s3://bucket/prefix (or a directory), or set CISTERN_REPOSITORY"));
         };
-        self.address(&text)
+        let mut address = self.address(&text)?;
+        if let (Address::S3 { endpoint: endpoint @ None, .. }, Some(_)) =
+            (&mut address, &self.global.store.repo_endpoint)
+        {
+            // The same name at another endpoint is another bucket, and must look like one.
+            *endpoint = self.endpoint(Role::Repository)?;
+        }
+        Ok(address)
     }
 
     /// The host that a snapshot of the source names: this host for a directory, the endpoint's for a bucket.
@@ -484,6 +491,10 @@ mod tests {
             access(&["--endpoint", "source.example", "--repo-endpoint", "http://repo:9"], environment());
         assert_eq!(both.endpoint(Role::Source).unwrap().unwrap().as_str(), "https://source.example/");
         assert_eq!(both.endpoint(Role::Repository).unwrap().unwrap().as_str(), "http://repo:9/");
+        let elsewhere = access(&["--repo-endpoint", "http://repo:9", "--repo", "s3://b/p"], environment());
+        assert_eq!(elsewhere.repository().unwrap().to_string(), "s3:http://repo:9/b/p");
+        let there = access(&["--repo", "s3://b/p"], environment());
+        assert_eq!(there.repository().unwrap().to_string(), "s3://b/p");
         let neither = access(&[], environment());
         assert_eq!(neither.endpoint(Role::Repository).unwrap().unwrap().as_str(), "http://env/");
         assert!(access(&["--endpoint", "ftp://x"], environment()).endpoint(Role::Target).is_err());
