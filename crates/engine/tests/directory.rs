@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use cistern_bucket::{Class, ErrorKind, Verb};
 use cistern_engine::{Error, ExceptionKind, OnUnreadable, Report};
 use cistern_repository::NodeKind;
-use cistern_testkit::{Fault, Faulty, Random, Rule};
+use cistern_testkit::{Fault, Faulty, Random, Rule, tools};
 use disk::{Disk, Hooked, look, touch};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 
@@ -137,15 +137,19 @@ async fn restic_finds_nothing_to_add_after_us_and_we_find_nothing_after_restic()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_restic_restores_is_what_was_there() {
-    let disk = Disk::new().await;
+    let mut disk = Disk::new().await;
     plant(&disk);
     let report = disk.backup().await;
     let mut expected = look(&disk.source());
     expected.remove(&b"special/socket"[..]).expect("restic does not keep sockets");
-    let restored = look(&disk.restic_restore(&report.snapshots[0]));
-    assert_eq!(expected.keys().collect::<Vec<_>>(), restored.keys().collect::<Vec<_>>());
-    for (path, expected) in expected {
-        assert!(restored[&path] == expected, "{}: {:?}", path.escape_ascii(), restored[&path].mode);
+    for judge in [tools::restic().unwrap(), tools::restic_debian().unwrap()] {
+        disk.judge = judge;
+        disk.check();
+        let restored = look(&disk.restic_restore(&report.snapshots[0]));
+        assert_eq!(expected.keys().collect::<Vec<_>>(), restored.keys().collect::<Vec<_>>());
+        for (path, expected) in &expected {
+            assert!(restored[path] == *expected, "{}: {:?}", path.escape_ascii(), restored[path].mode);
+        }
     }
 }
 

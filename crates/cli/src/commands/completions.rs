@@ -28,6 +28,7 @@ pub fn manual() -> Outcome {
         page.render_description_section(&mut text).map_err(failed)?;
         page.render_synopsis_section(&mut text).map_err(failed)?;
         page.render_options_section(&mut text).map_err(failed)?;
+        page.render_extra_section(&mut text).map_err(failed)?;
     }
     print(&text)
 }

@@ -32,6 +32,8 @@ pub struct Disk {
     /// The way to the repository, if it is not the plain one.
     pub bucket: Option<Arc<dyn Bucket>>,
     pub cancel: CancellationToken,
+    /// The restic that judges: the newest, unless a test says otherwise.
+    pub judge: PathBuf,
     notes: Arc<Notes>,
 }
 
@@ -102,6 +104,7 @@ impl Disk {
             options: Options { workers: 2, memory: 64 << 20, ..Options::default() },
             bucket: None,
             cancel: CancellationToken::new(),
+            judge: cistern_testkit::tools::restic().unwrap(),
             notes: Arc::default(),
         }
     }
@@ -228,7 +231,7 @@ impl Disk {
     pub fn restic(&self, arguments: &[&OsStr]) -> Output {
         let temporary = self.path("restic-tmp");
         std::fs::create_dir_all(&temporary).unwrap();
-        Command::new(cistern_testkit::tools::restic().unwrap())
+        Command::new(&self.judge)
             .args(["--no-cache", "--repo"])
             .arg(self.repository_path())
             .args(arguments)

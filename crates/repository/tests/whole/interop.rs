@@ -71,7 +71,14 @@ async fn restic_reads_checks_restores_and_prunes_what_we_write() {
         }
         let dumped = restic.command(&["dump", id, "/large/a.log"]).output().unwrap();
         assert!(dumped.status.success() && dumped.stdout == day["large/a.log"]);
-        restic.run(&["diff", &ours.days[0].0, id]);
+        let differs = restic.run(&["diff", &ours.days[0].0, id]);
+        let (before, after) = (&ours.days[0].1, day);
+        for path in before.keys().chain(after.keys()).filter(|path| path.is_ascii()) {
+            let listed = differs
+                .lines()
+                .any(|line| line.get(1..).is_some_and(|rest| rest.trim_start() == format!("/{path}")));
+            assert_eq!(listed, before.get(path) != after.get(path), "{path} in {differs}");
+        }
         assert!(restic.run(&["snapshots"]).contains("2 snapshots"));
         restic.run(&["stats", "--mode", "raw-data"]);
 
@@ -114,12 +121,44 @@ async fn restic_copies_and_rewrites_what_we_write() {
     }
     let newest = ours.restic(tools::restic().unwrap());
     newest.run(&["rewrite", "--exclude", "/large", "--forget", &ours.days[1].0]);
-    newest.run(&["repair", "snapshots", "--dry-run"]);
-    newest.run(&["repair", "packs", "--help"]);
     let mut rest = ours.days[1].1.clone();
     rest.retain(|path, _| !path.starts_with("large/"));
     ours.restores(&newest, "latest", &rest);
     newest.run(&["check", "--read-data"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restic_repairs_what_we_wrote_and_somebody_damaged() {
+    let ours = Ours::new(8, Options { pack_size: 4 << 20, ..options() }).await;
+    let restic = ours.restic(tools::restic().unwrap());
+    let packs = fs::read_dir(ours.path("repo/data")).unwrap();
+    let packs = packs.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    // The largest holds data, and not directories.
+    let pack =
+        packs.map(|file| file.unwrap().path()).max_by_key(|file| file.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[100] ^= 1;
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    let (success, ..) = restic.attempt(&["check", "--read-data"]);
+    assert!(!success, "the damage is not found");
+    restic.run(&["repair", "packs", pack.file_name().unwrap().to_str().unwrap()]);
+    restic.run(&["repair", "snapshots", "--forget"]);
+    restic.run(&["check", "--read-data"]);
+
+    // What is left reads the same to us, and goes on.
+    let repo = Repository::open(directory(&ours.path("repo")), &password(), options()).await.unwrap();
+    assert!(check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap().is_empty());
+    let snapshots = repo.snapshots().await.unwrap();
+    let (_, snapshot) = snapshots.last().unwrap();
+    let left = read(&repo.reader(repo.index().await.unwrap()), snapshot.tree).await.unwrap();
+    let day = &ours.days[1].1;
+    // A file that lost a blob is left without it.
+    let differ = day.iter().filter(|(path, content)| left.get(*path) != Some(*content)).count();
+    assert!((1..day.len()).contains(&differ), "{differ} of {} files differ", day.len());
+    let id = backup(&repo, day).await.unwrap().to_string();
+    restic.run(&["check", "--read-data"]);
+    ours.restores(&restic, &id, day);
 }
 
 /// What restic saved, as we read it.
