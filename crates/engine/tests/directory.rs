@@ -147,7 +147,9 @@ async fn what_restic_restores_is_what_was_there() {
         disk.check();
         let restored = look(&disk.restic_restore(&report.snapshots[0]));
         assert_eq!(expected.keys().collect::<Vec<_>>(), restored.keys().collect::<Vec<_>>());
-        for (path, expected) in &expected {
+        // 0.14 knows no link targets that are not UTF-8: the raw ones came with 0.16.
+        let known = |path: &[u8]| path != b"links/bytes" || disk.judge == tools::restic().unwrap();
+        for (path, expected) in expected.iter().filter(|(path, _)| known(path)) {
             assert!(restored[path] == *expected, "{}: {:?}", path.escape_ascii(), restored[path].mode);
         }
     }
