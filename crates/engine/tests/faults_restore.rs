@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cistern_bucket::{ErrorKind, Key, Memory, PutOptions, Verb};
 use cistern_engine::{Error, ExceptionKind, TargetWriter};
-use cistern_testkit::{Fault, Faulty, Random, Rule};
+use cistern_testkit::{Fault, Faulty, Random, Request, Rule};
 use scene::{Scene, assert_nothing_unfinished, incomplete, look};
 
 fn files() -> BTreeMap<String, Vec<u8>> {
@@ -202,18 +202,28 @@ async fn parts_of_an_object_that_was_not_finished_are_thrown_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_who_asks_to_stop_is_heard_and_nothing_half_written_stays() {
     for bucket in [false, true] {
-        let (mut scene, _, faulty) = scene().await;
-        let target = Arc::new(Memory::new("s3://copy"));
-        scene.target = target.clone();
-        // The last piece of contents never comes.
-        faulty.inject(Rule::new(Fault::Hang).verb(Verb::Get).prefix("data/").range(4..u64::MAX));
-        let change = directory(&scene);
-        let cancel = scene.cancel.clone();
-        let stop = async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            cancel.cancel();
-        };
-        let result = tokio::time::timeout(Duration::from_secs(60), async {
+        // From the n-th request for data on none is answered, until there are no more than n.
+        for n in 0.. {
+            let (mut scene, _, faulty) = scene().await;
+            let target = Arc::new(Memory::new("s3://copy"));
+            scene.target = target.clone();
+            let asked = || {
+                let is_data = |request: &&Request| {
+                    request.verb == Verb::Get && request.key.as_bytes().starts_with(b"data/")
+                };
+                faulty.requests().iter().filter(is_data).count() as u64
+            };
+            let before = asked();
+            faulty.inject(Rule::new(Fault::Hang).verb(Verb::Get).prefix("data/").range(n..u64::MAX));
+            let change = directory(&scene);
+            let cancel = scene.cancel.clone();
+            let stuck = async {
+                while asked() <= before + n {
+                    tokio::task::yield_now().await;
+                }
+                cancel.cancel();
+                std::future::pending::<()>().await;
+            };
             let restore = scene.restore(|task| match bucket {
                 true => {
                     task.target = "s3://copy".parse().unwrap();
@@ -221,11 +231,20 @@ async fn somebody_who_asks_to_stop_is_heard_and_nothing_half_written_stays() {
                 }
                 false => change(task),
             });
-            tokio::join!(restore, stop).0
-        });
-        let result = result.await.expect("it ends at once");
-        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
-        assert_no_wrong_file(&scene);
-        assert_eq!(target.open_uploads(), 0);
+            let result = tokio::time::timeout(Duration::from_secs(60), async {
+                tokio::select! {
+                    result = restore => result,
+                    () = stuck => unreachable!("it waits for ever"),
+                }
+            });
+            let result = result.await.expect("it ends at once");
+            assert_eq!(target.open_uploads(), 0);
+            if result.is_ok() {
+                assert!(n > 1, "it asked for data {n} times");
+                break;
+            }
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+            assert_no_wrong_file(&scene);
+        }
     }
 }

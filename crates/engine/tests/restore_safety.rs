@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cistern_bucket::{Address, Attributes, Bucket, ErrorKind, Key, Memory, PutOptions, Verb};
-use cistern_engine::{Backup, Error, ExceptionKind, Overwrite, Restore};
+use cistern_engine::{Backup, Error, ExceptionKind, OnUnreadable, Overwrite, Report, Restore};
 use cistern_repository::BlobKind;
 use cistern_testkit::{Fault, Faulty, Random, Rule};
 use scene::{Scene, assert_nothing_unfinished, incomplete, look};
@@ -59,19 +59,39 @@ async fn scene_of_buckets() -> (Scene, Arc<Memory>, Arc<Memory>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_deleted_without_positive_proof() {
     type Change = fn(&mut Backup);
-    let table: [(Change, bool); 4] = [
+    let table: [(Change, bool); 7] = [
         (|_| (), true),
-        (|task| task.tags = vec!["partial".into()], false),
-        (|task| task.tags = vec!["incomplete".into()], false),
         (|task| task.selection.exclude = vec!["nothing".into()], false),
+        (|task| task.selection.include = vec!["/orders/a".into()], false),
+        (|task| task.selection.max_size = Some(100), false),
+        (|task| task.selection.modified_since = Some(jiff::Timestamp::UNIX_EPOCH), false),
+        // One object may not be read.
+        (|task| task.source = "s3://closed".parse().unwrap(), false),
+        (
+            |task| (task.source, task.on_unreadable) = ("s3://closed".parse().unwrap(), OnUnreadable::Skip),
+            false,
+        ),
     ];
     for (change, allowed) in table {
-        let (scene, source, target) = scene_of_buckets().await;
+        let (mut scene, source, target) = scene_of_buckets().await;
         put(&*source, "a", "a").await;
         let mut task =
             Backup::new("s3://orders".parse().unwrap(), "s3://repository".parse().unwrap(), "test");
         change(&mut task);
-        let id = scene.backup_task(task).await.unwrap().snapshots[0].clone();
+        if task.source.to_string() == "s3://closed" {
+            put(&*source, "b", "b").await;
+            let closed = Faulty::new(source.clone());
+            closed.inject(Rule::new(Fault::Error(ErrorKind::Denied)).verb(Verb::Get).prefix("b"));
+            scene.source = closed;
+        }
+        let id = match scene.backup_task(task).await {
+            Ok(report) => report.snapshots[0].clone(),
+            Err(Error::Incomplete { report, .. }) => match *report {
+                Report::Backup(report) => report.snapshots[0].clone(),
+                other => panic!("{other:?}"),
+            },
+            Err(error) => panic!("{error:?}"),
+        };
         put(&*target, "stranger", "mine").await;
         let result = scene.restore_to("s3://copy", |task| {
             task.snapshot.name = id.clone();
