@@ -1,6 +1,8 @@
 //! The command line: every verb, option and environment variable, as users of restic know them where
 //! they mean the same.
 
+#![allow(rustdoc::bare_urls, reason = "the texts are help on a terminal")]
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
