@@ -2,10 +2,9 @@
 //! compiled here once more.
 
 #[path = "../../crates/cli/src/sections.rs"]
-#[allow(dead_code)]
 mod sections;
 #[path = "../../crates/cli/src/units.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "what only prints is not used here")]
 mod units;
 
 use cistern_engine::{SnapshotSelector, resolve};

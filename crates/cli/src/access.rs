@@ -23,6 +23,7 @@ use crate::profile::Profile;
 pub struct Access {
     global: Global,
     environment: Environment,
+    settings: Settings,
     /// What was asked for or computed once is not asked for again.
     password: tokio::sync::OnceCell<SecretString>,
     /// Why access failed, in full: the engine's traits have no place for hints.
@@ -34,8 +35,13 @@ const MAX_CERTIFICATES: u64 = 4 << 20;
 
 impl Access {
     /// Access with these settings.
-    pub fn new(global: Global, environment: Environment) -> Self {
-        Access { global, environment, password: tokio::sync::OnceCell::new(), failure: Mutex::new(None) }
+    ///
+    /// # Errors
+    /// A setting that cannot be understood: before anything is done.
+    pub fn new(global: Global, environment: Environment) -> Result<Self, Failure> {
+        let settings = Settings::new(&global, &environment)?;
+        let (password, failure) = (tokio::sync::OnceCell::new(), Mutex::new(None));
+        Ok(Access { global, environment, settings, password, failure })
     }
 
     /// What a failed run tells the user: why access failed, if it did, else the error.
@@ -307,7 +313,7 @@ impl cistern_engine::Access for Handle {
 }
 
 impl Access {
-    /// Settings of the repository, from flags and environment, which [`check`](Self::check) has accepted.
+    /// Settings of the repository.
     pub fn options(&self, repository: &Address) -> Options {
         let mut options = Options::default();
         let is_local = matches!(repository, Address::Directory(_));
@@ -320,69 +326,18 @@ impl Access {
                 .or_else(|| Some(self.environment.cache_home()?.join("cistern")));
         }
         options.verify_writes = !self.global.no_extra_verify;
-        if let Ok(settings) = self.settings() {
-            options.key_hint = settings.key_hint;
-            options.compression = match settings.compression {
-                CompressionMode::Auto => Compression::Auto,
-                CompressionMode::Off => Compression::Off,
-                CompressionMode::Fastest => Compression::Fastest,
-                CompressionMode::Better => Compression::Level(7),
-                CompressionMode::Max => Compression::Max,
-            };
-            if let Some(mib) = settings.pack_size {
-                options.pack_size = mib << 20;
-            }
+        options.key_hint = self.settings.key_hint;
+        options.compression = match self.settings.compression {
+            CompressionMode::Auto => Compression::Auto,
+            CompressionMode::Off => Compression::Off,
+            CompressionMode::Fastest => Compression::Fastest,
+            CompressionMode::Better => Compression::Level(7),
+            CompressionMode::Max => Compression::Max,
+        };
+        if let Some(mib) = self.settings.pack_size {
+            options.pack_size = mib << 20;
         }
         options
-    }
-
-    /// Refuses settings of the environment that cannot be understood, before anything is done.
-    ///
-    /// # Errors
-    /// Which variable, and what was expected.
-    pub fn check(&self) -> Result<(), Failure> {
-        self.settings().map(drop)
-    }
-
-    fn settings(&self) -> Result<Settings, Failure> {
-        use clap::ValueEnum;
-        let twin = |name: &str, expected: &str, parse: &dyn Fn(&str) -> bool| match self
-            .environment
-            .twin(name)
-        {
-            None => Ok(None),
-            Some((name, value)) => match value.to_str().filter(|text| parse(text)) {
-                Some(text) => Ok(Some(text.to_owned())),
-                None => Err(Failure::invalid(format!("{name} is {}: expected {expected}", value.display()))),
-            },
-        };
-        let compression = match self.global.compression {
-            Some(mode) => mode,
-            None => {
-                let expected = "auto, off, fastest, better or max";
-                let text =
-                    twin("COMPRESSION", expected, &|text| CompressionMode::from_str(text, true).is_ok())?;
-                text.and_then(|text| CompressionMode::from_str(&text, true).ok())
-                    .unwrap_or(CompressionMode::Auto)
-            }
-        };
-        let pack_size = match self.global.pack_size {
-            Some(mib) => Some(mib),
-            None => twin("PACK_SIZE", "MiB from 4 to 128", &|text| {
-                text.parse().is_ok_and(|mib: u32| (4..=128).contains(&mib))
-            })?
-            .and_then(|text| text.parse().ok()),
-        };
-        let key_hint = match &self.global.key_hint {
-            Some(text) => {
-                Some(text.parse().map_err(|_| Failure::invalid(format!("--key-hint {text} is no id")))?)
-            }
-            None => {
-                twin("KEY_HINT", "the id of a key", &|text| text.parse::<cistern_repository::Id>().is_ok())?
-                    .and_then(|text| text.parse().ok())
-            }
-        };
-        Ok(Settings { compression, pack_size, key_hint })
     }
 }
 
@@ -394,6 +349,49 @@ struct Settings {
     key_hint: Option<cistern_repository::Id>,
 }
 
+impl Settings {
+    /// From flags, else from the environment.
+    ///
+    /// # Errors
+    /// Which flag or variable cannot be understood, and what was expected.
+    fn new(global: &Global, environment: &Environment) -> Result<Self, Failure> {
+        use clap::ValueEnum;
+        let compression = match global.compression {
+            Some(mode) => Some(mode),
+            None => twin(environment, "COMPRESSION", "auto, off, fastest, better or max", |text| {
+                CompressionMode::from_str(text, true).ok()
+            })?,
+        };
+        let pack_size = match global.pack_size {
+            Some(mib) => Some(mib),
+            None => twin(environment, "PACK_SIZE", "MiB from 4 to 128", |text| {
+                text.parse().ok().filter(|mib| (4..=128).contains(mib))
+            })?,
+        };
+        let key_hint = match &global.key_hint {
+            Some(text) => {
+                Some(text.parse().map_err(|_| Failure::invalid(format!("--key-hint {text} is no id")))?)
+            }
+            None => twin(environment, "KEY_HINT", "the id of a key", |text| text.parse().ok())?,
+        };
+        Ok(Settings { compression: compression.unwrap_or(CompressionMode::Auto), pack_size, key_hint })
+    }
+}
+
+/// The value of a variable or its twin, if one is set.
+fn twin<T>(
+    environment: &Environment,
+    name: &str,
+    expected: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    let Some((name, value)) = environment.twin(name) else { return Ok(None) };
+    match value.to_str().and_then(parse) {
+        Some(value) => Ok(Some(value)),
+        None => Err(Failure::invalid(format!("{name} is {}: expected {expected}", value.display()))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -401,9 +399,13 @@ mod tests {
     use super::*;
     use crate::args::Cli;
 
-    fn access(arguments: &[&str], environment: Environment) -> Access {
+    fn opened(arguments: &[&str], environment: Environment) -> Result<Access, Failure> {
         let words = ["cistern"].iter().chain(arguments).chain(&["snapshots"]);
         Access::new(Cli::parse_from(words).global, environment)
+    }
+
+    fn access(arguments: &[&str], environment: Environment) -> Access {
+        opened(arguments, environment).unwrap()
     }
 
     fn sources(access: &Access, role: Role) -> Result<Vec<String>, Failure> {
@@ -507,7 +509,7 @@ mod tests {
             ("CISTERN_PACK_SIZE", "500", "4 to 128"),
             ("RESTIC_KEY_HINT", "x", "the id of a key"),
         ] {
-            let failure = access(&[], Environment::from([(name, value)])).check().unwrap_err();
+            let failure = opened(&[], Environment::from([(name, value)])).err().unwrap();
             assert!(failure.to_string().contains(word), "{failure}");
         }
         let address = Address::Directory("/r".into());

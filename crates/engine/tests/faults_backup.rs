@@ -14,11 +14,11 @@ use cistern_bucket::{
     Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, ErrorKind, Get, GetOptions, Key,
     Ledger, ListRequest, Memory, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
-use cistern_engine::{Backup, BackupReport, Error, ExceptionKind, Report};
+use cistern_engine::{BackupReport, Error, ExceptionKind, Report};
 use cistern_repository::{CheckOptions, check};
 use cistern_testkit::{Fault, Faulty, Rule, seed};
 use proptest::prelude::*;
-use support::{Kept, World, attributes, expected, task};
+use support::{Kept, World, again, attributes, expected, reported, task};
 
 /// Every kind of request but ranges is made: pages, objects, tags, a side file.
 fn small_bucket() -> Arc<Memory> {
@@ -31,12 +31,6 @@ fn small_bucket() -> Arc<Memory> {
     bucket
 }
 
-fn again() -> Backup {
-    let mut task = task();
-    task.force = true;
-    task
-}
-
 /// What a run may leave: what the source holds, but for objects that the report names.
 async fn judge(
     world: &Arc<World>,
@@ -44,17 +38,7 @@ async fn judge(
     source: &BTreeMap<Key, Kept>,
     outcome: Result<BackupReport, Error>,
 ) {
-    let (report, complete) = match outcome {
-        Ok(report) => (report, true),
-        Err(Error::Incomplete { report, .. }) => match *report {
-            Report::Backup(report) => (report, false),
-            other => panic!("{what}: {other:?}"),
-        },
-        Err(error) => {
-            assert!(!error.to_string().is_empty() && !matches!(error, Error::Broken(_)), "{what}: {error}");
-            return;
-        }
-    };
+    let Some((report, complete)) = reported(what, outcome) else { return };
     let kept = world.kept(&report.snapshots).await;
     for (key, object) in &kept {
         let right = source.get(key).is_some_and(|right| {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cistern_bucket::{Attributes, Bucket, Credentials, Key, Memory, S3, S3Config, Style, Verb};
-use cistern_engine::{Backup, BackupReport, Error, Report, Result};
+use cistern_engine::{BackupReport, Result};
 use cistern_testkit::{HttpFault, Rule, Server, seed};
-use support::{Kept, World, attributes, expected, task};
+use support::{Kept, World, again, attributes, expected, reported, task};
 
 /// Everything that can go wrong but a listing that hides keys: nobody could tell that from a bucket without them.
 fn faults() -> [HttpFault; 13] {
@@ -68,17 +68,7 @@ async fn judge(
     source: &BTreeMap<Key, Kept>,
     outcome: Result<BackupReport>,
 ) -> bool {
-    let (report, complete) = match outcome {
-        Ok(report) => (report, true),
-        Err(Error::Incomplete { report, .. }) => match *report {
-            Report::Backup(report) => (report, false),
-            other => panic!("{what}: {other:?}"),
-        },
-        Err(error) => {
-            assert!(!error.to_string().is_empty() && !matches!(error, Error::Broken(_)), "{what}: {error}");
-            return false;
-        }
-    };
+    let Some((report, complete)) = reported(what, outcome) else { return false };
     let kept = world.kept(&report.snapshots).await;
     let told = report.exceptions.total();
     for (key, kept) in &kept {
@@ -92,12 +82,6 @@ async fn judge(
         false => assert!(missing > 0 && told >= missing, "{what}"),
     }
     complete
-}
-
-fn again() -> Backup {
-    let mut task = task();
-    task.force = true;
-    task
 }
 
 /// A copy of a repository, so that each run finds the same.

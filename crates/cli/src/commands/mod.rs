@@ -47,8 +47,7 @@ pub type Outcome = Result<u8, Failure>;
 /// # Errors
 /// Whatever kept it from being done.
 pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: CancellationToken) -> Outcome {
-    let access = Arc::new(Access::new(cli.global.clone(), environment));
-    access.check()?;
+    let access = Arc::new(Access::new(cli.global.clone(), environment)?);
     let shell = Shell { global: cli.global, access, ui, cancel };
     match cli.command {
         Command::Init => shell.unless_interrupted(init::run(&shell)).await,

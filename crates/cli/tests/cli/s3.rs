@@ -95,6 +95,13 @@ fn a_bucket_that_was_emptied_is_not_the_new_truth() {
     home.ok(&["backup", "s3://orders", "--accept-shrink"]);
 }
 
+fn connect((endpoint, id, secret): (&str, &str, &str), name: &str) -> S3 {
+    let mut config = S3Config::new(name);
+    config.endpoint = endpoint.parse().ok();
+    config.credentials = Credentials::fixed(id, secret);
+    S3::connect(config).unwrap()
+}
+
 /// The demo's steps on a server of its own kind: fill, back up, again, change, delete everything, restore, compare.
 /// `keys` yields more objects than the server may hold; those that it refuses are not part of it.
 fn the_whole_job(
@@ -102,12 +109,7 @@ fn the_whole_job(
     keys: impl Iterator<Item = objects::Object> + Send,
     least: usize,
 ) -> Home {
-    let bucket = |name: &str| {
-        let mut config = S3Config::new(name);
-        config.endpoint = endpoint.parse().ok();
-        config.credentials = Credentials::fixed(id, secret);
-        S3::connect(config).unwrap()
-    };
+    let bucket = |name: &str| connect((endpoint, id, secret), name);
     let orders = bucket("orders");
     let before = block_on(async {
         orders.create().await.unwrap();
@@ -190,12 +192,7 @@ fn the_whole_job_on_the_server_of_this_process_with_every_key() {
 /// More than ten thousand hostile keys into a bucket, into a repository, and back after all are deleted. What the server
 /// refuses at PUT or does not list afterwards is not part of it.
 fn hostile_keys_come_back((endpoint, id, secret): (&str, &str, &str), least: usize) {
-    let bucket = |name: &str| {
-        let mut config = S3Config::new(name);
-        config.endpoint = endpoint.parse().ok();
-        config.credentials = Credentials::fixed(id, secret);
-        S3::connect(config).unwrap()
-    };
+    let bucket = |name: &str| connect((endpoint, id, secret), name);
     let hostile = bucket("hostile");
     let put = async |key: Key| {
         let content = bytes::Bytes::copy_from_slice(key.as_bytes());

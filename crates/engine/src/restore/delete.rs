@@ -16,6 +16,7 @@ use super::beneath::Dir;
 use super::directory::failed;
 use super::placer::{Name, Placer, kind, open_root};
 use super::{Job, source_root};
+use crate::backup::session::folder_of;
 use crate::select::{Directory, clean};
 use crate::snapshots::{PARTIAL_TAG, Run};
 use crate::{Error, Restore, Result};
@@ -75,11 +76,7 @@ pub(crate) fn guarded(task: &Restore, cache: Option<&Path>) -> Result<Vec<Place>
             Address::S3 { endpoint, bucket, prefix },
             Address::S3 { endpoint: their_endpoint, bucket: their_bucket, prefix: their_prefix },
         ) if (endpoint, bucket) == (their_endpoint, their_bucket) => {
-            let folder = |prefix: &Key| match prefix.as_bytes() {
-                prefix if prefix.is_empty() || prefix.ends_with(b"/") => prefix.to_vec(),
-                prefix => [prefix, b"/"].concat(),
-            };
-            let (target, repository) = (folder(prefix), folder(their_prefix));
+            let (target, repository) = (folder_of(prefix), folder_of(their_prefix));
             if target.starts_with(&repository) {
                 return refuse("the target lies in the repository");
             }

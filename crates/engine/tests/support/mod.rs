@@ -16,7 +16,7 @@ use cistern_bucket::{
 use cistern_engine::fidelity::{self, Description};
 use cistern_engine::parts::PartInfo;
 use cistern_engine::{
-    Access, Backup, BackupReport, Cx, Report, Result, Role, Silent, Task, Verify, VerifyReport,
+    Access, Backup, BackupReport, Cx, Error, Report, Result, Role, Silent, Task, Verify, VerifyReport,
 };
 use cistern_repository::crypto::{MasterKey, Nonces};
 use cistern_repository::key::KeyFile;
@@ -305,5 +305,27 @@ pub fn attributes(i: usize) -> Attributes {
         meta: (0..i % 4).map(|n| (format!("name{n}"), format!("wört {n}"))).collect(),
         tags: Some((0..i % 3).map(|n| (format!("tag{n}"), format!("{i}"))).collect()),
         ..Attributes::default()
+    }
+}
+
+/// A backup that reads everything again.
+pub fn again() -> Backup {
+    let mut task = task();
+    task.force = true;
+    task
+}
+
+/// What a run has done, and whether all of it; nothing if it ended with an error, which must be a clear one.
+pub fn reported(what: &str, outcome: Result<BackupReport>) -> Option<(BackupReport, bool)> {
+    match outcome {
+        Ok(report) => Some((report, true)),
+        Err(Error::Incomplete { report, .. }) => match *report {
+            Report::Backup(report) => Some((report, false)),
+            other => panic!("{what}: {other:?}"),
+        },
+        Err(error) => {
+            assert!(!error.to_string().is_empty() && !matches!(error, Error::Broken(_)), "{what}: {error}");
+            None
+        }
     }
 }
