@@ -12,6 +12,7 @@ mod listing;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,8 @@ const PAGE: usize = 1_000;
 
 /// Bytes read at once; whatever is smaller is read in one go.
 const PIECE: u64 = 1 << 20;
+/// What is at most this long, in bytes, is read when it is opened.
+const SMALL: u64 = 64 << 10;
 /// Whoever asks for a range up to this long, in bytes, wants to hold all of it: it comes in one piece.
 const RANGE: u64 = 8 << 20;
 
@@ -122,6 +125,18 @@ impl Directory {
         }
     }
 
+    fn whole(&self, key: &Key, file: OwnedFd, stat: Stat, range: Range<u64>) -> Body {
+        let (this, key, length) = (self.clone(), key.clone(), range.end - range.start);
+        let read = move |inner: &Inner, memory| {
+            let bytes = inner.read(&key, &file, range.start, length as usize, memory)?;
+            inner.unchanged(&key, &file, &stat)?;
+            Ok(bytes)
+        };
+        let read =
+            async move |memory: Vec<u8>| this.blocking(Verb::Get, move |inner| read(inner, memory)).await;
+        Body::whole(length, move |memory| Box::pin(read(memory)))
+    }
+
     fn stream(&self, key: &Key, file: OwnedFd, stat: Stat, start: u64, end: u64) -> Body {
         let file = Arc::new(file);
         let _ = fadvise(&file, start, std::num::NonZeroU64::new(end - start), Advice::Sequential);
@@ -132,7 +147,8 @@ impl Directory {
             let (this, key, file) = (this.clone(), key.clone(), file.clone());
             async move {
                 let length = (end - offset).min(PIECE) as usize;
-                this.blocking(Verb::Get, move |inner| inner.read(&key, &file, offset, length)).await
+                let read = move |inner: &Inner| inner.read(&key, &file, offset, length, Vec::new());
+                this.blocking(Verb::Get, read).await.map(Bytes::from)
             }
         });
         // The file is looked at once more behind its last byte, in case somebody wrote into it.
@@ -207,9 +223,16 @@ impl Inner {
         }
     }
 
-    fn read(&self, key: &Key, file: &OwnedFd, offset: u64, length: usize) -> Result<Bytes> {
-        let bytes =
-            files::read(file.as_fd(), offset, length).map_err(|e| self.failed(Verb::Get, e).key(key))?;
+    fn read(
+        &self,
+        key: &Key,
+        file: &OwnedFd,
+        offset: u64,
+        length: usize,
+        memory: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        let bytes = files::read(file.as_fd(), offset, length, memory)
+            .map_err(|errno| self.failed(Verb::Get, errno).key(key))?;
         self.ledger.received(bytes.len() as u64);
         Ok(bytes)
     }
@@ -506,7 +529,7 @@ impl Bucket for Directory {
 
     async fn get(&self, key: &Key, options: &GetOptions) -> Result<Get> {
         self.inner.ledger.request(Verb::Get);
-        let (wanted, options) = (key.clone(), options.clone());
+        let (wanted, options, is_range) = (key.clone(), options.clone(), options.range.is_some());
         let (file, stat, range, small) = self
             .blocking(Verb::Get, move |inner| {
                 let key = wanted;
@@ -523,19 +546,20 @@ impl Bucket for Directory {
                     error.detail(format!("no such range in {size} bytes"))
                 })?;
                 let length = range.end - range.start;
-                let most = if options.range.is_some() { RANGE } else { PIECE };
-                let small = if length <= most {
-                    let bytes = inner.read(&key, &file, range.start, length as usize)?;
+                let small = if length <= SMALL {
+                    let bytes = inner.read(&key, &file, range.start, length as usize, Vec::new())?;
                     inner.unchanged(&key, &file, &stat)?;
-                    Some(bytes)
+                    Some(Bytes::from(bytes))
                 } else {
                     None
                 };
                 Ok((file, stat, range, small))
             })
             .await?;
+        let length = range.end - range.start;
         let body = match small {
-            Some(bytes) => Body::new(range.end - range.start, stream::iter([Ok(bytes)]).boxed()),
+            Some(bytes) => Body::new(length, stream::iter([Ok(bytes)]).boxed()),
+            None if is_range && length <= RANGE => self.whole(key, file, stat, range),
             None => self.stream(key, file, stat, range.start, range.end),
         };
         let entry = entry(key.clone(), &stat);

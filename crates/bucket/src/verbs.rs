@@ -1,13 +1,15 @@
 //! The verbs that every store speaks, and their parameters and answers.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt};
 
 use crate::{Attributes, Entry, Error, ErrorKind, Key, Ledger, Result, Revision, Tags, Verb};
 
@@ -84,8 +86,16 @@ pub struct Get {
 /// A stream of bytes of known length.
 pub struct Body {
     length: u64,
-    stream: BoxStream<'static, Result<Bytes>>,
+    source: Source,
 }
+
+enum Source {
+    Pieces(BoxStream<'static, Result<Bytes>>),
+    Whole(Whole),
+}
+
+/// Reads everything into memory that it is given: it takes the place of what that holds.
+type Whole = Box<dyn FnOnce(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>>> + Send>;
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,15 +103,30 @@ impl fmt::Debug for Body {
     }
 }
 
+const TOO_LONG: &str = "the body is longer than announced";
+const TOO_SHORT: &str = "the body ended early";
+
+fn wrong(what: &'static str) -> Error {
+    Error::new(ErrorKind::BadAnswer, Verb::Get, "").detail(what)
+}
+
 impl Body {
     /// A body of `length` bytes; a stream that ends early or late yields an error at its end.
     pub fn new(length: u64, stream: BoxStream<'static, Result<Bytes>>) -> Self {
-        Body { length, stream }
+        Body { length, source: Source::Pieces(stream) }
+    }
+
+    /// A body that `read` reads at once, when it is wanted, into memory that it is given.
+    pub fn whole(
+        length: u64,
+        read: impl FnOnce(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>>> + Send + 'static,
+    ) -> Self {
+        Body { length, source: Source::Whole(Box::new(read)) }
     }
 
     /// A body that is in memory already.
     pub fn from_bytes(bytes: Bytes) -> Self {
-        Body { length: bytes.len() as u64, stream: futures::stream::iter([Ok(bytes)]).boxed() }
+        Body::new(bytes.len() as u64, futures::stream::iter([Ok(bytes)]).boxed())
     }
 
     /// The number of bytes that a complete stream yields.
@@ -114,28 +139,57 @@ impl Body {
     /// # Errors
     /// What the backend met; [`ErrorKind::BadAnswer`] when the stream is longer or shorter than promised.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
-        let wrong = |what| Error::new(ErrorKind::BadAnswer, Verb::Get, "").detail(what);
-        match self.stream.next().await {
+        if let Source::Whole(_) = self.source {
+            let nothing = Source::Pieces(futures::stream::empty().boxed());
+            if let Source::Whole(read) = std::mem::replace(&mut self.source, nothing) {
+                let bytes = read(Vec::new()).map_ok(Bytes::from);
+                self.source = Source::Pieces(futures::stream::once(bytes).boxed());
+            }
+        }
+        let Source::Pieces(stream) = &mut self.source else { return None };
+        match stream.next().await {
             Some(Ok(bytes)) if bytes.len() as u64 > self.length => {
-                self.stream = futures::stream::empty().boxed();
-                self.length = 0;
-                Some(Err(wrong("the body is longer than announced")))
+                *self = Body::new(0, futures::stream::empty().boxed());
+                Some(Err(wrong(TOO_LONG)))
             }
             Some(Ok(bytes)) => {
                 self.length -= bytes.len() as u64;
                 Some(Ok(bytes))
             }
             Some(Err(error)) => {
-                self.stream = futures::stream::empty().boxed();
-                self.length = 0;
+                *self = Body::new(0, futures::stream::empty().boxed());
                 Some(Err(error))
             }
             None if self.length > 0 => {
-                let error = wrong("the body ended early");
                 self.length = 0;
-                Some(Err(error))
+                Some(Err(wrong(TOO_SHORT)))
             }
             None => None,
+        }
+    }
+
+    /// Everything, in `memory`, which is used again for it. The caller bounds the length before.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn read_into(mut self, mut memory: Vec<u8>) -> Result<Vec<u8>> {
+        match self.source {
+            Source::Whole(read) => {
+                let bytes = read(memory).await?;
+                match (bytes.len() as u64).cmp(&self.length) {
+                    Ordering::Less => Err(wrong(TOO_SHORT)),
+                    Ordering::Equal => Ok(bytes),
+                    Ordering::Greater => Err(wrong(TOO_LONG)),
+                }
+            }
+            Source::Pieces(_) => {
+                memory.clear();
+                memory.reserve_exact(self.length as usize);
+                while let Some(piece) = self.next().await {
+                    memory.extend_from_slice(&piece?);
+                }
+                Ok(memory)
+            }
         }
     }
 

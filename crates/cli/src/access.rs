@@ -325,6 +325,10 @@ impl Access {
                 .or_else(|| self.environment.path(&["CISTERN_CACHE_DIR"]))
                 .or_else(|| Some(self.environment.cache_home()?.join("cistern")));
         }
+        if is_local {
+            // A disk answers at once: more in flight would only be more memory to fill.
+            options.connections = 2;
+        }
         options.verify_writes = !self.global.no_extra_verify;
         options.key_hint = self.settings.key_hint;
         options.compression = match self.settings.compression {

@@ -79,11 +79,19 @@ impl Decompressor {
     /// has bounded.
     pub fn exactly(&mut self, frame: &[u8], length: usize, out: &mut Vec<u8>) -> Result<()> {
         out.clear();
+        self.append(frame, length, out)
+    }
+
+    /// As [`exactly`](Self::exactly), behind what `out` holds, which stays. After an error more may follow it.
+    pub fn append(&mut self, frame: &[u8], length: usize, out: &mut Vec<u8>) -> Result<()> {
+        let start = out.len();
         out.reserve_exact(length);
+        let mut target = Cursor::new(out);
+        target.set_position(start as u64);
         // The vector may have room for more than `length`; zstd then stops at the frame's end anyway.
         let written = self
             .context
-            .decompress_to_buffer(frame, out)
+            .decompress_to_buffer(frame, &mut target)
             .map_err(|error| Error::damaged("compressed data", error.to_string()))?;
         if written != length {
             return Err(Error::damaged(

@@ -73,7 +73,8 @@ impl Sealer {
         self.compressor.set_level(level)
     }
 
-    /// Appends a sealed blob to `out`; yields its plain length if it was compressed.
+    /// Appends a sealed blob to `out`; yields its plain length if it was compressed. Data that does not become
+    /// smaller is stored as it is.
     pub fn seal_blob(&mut self, kind: BlobKind, plain: &[u8], out: &mut Vec<u8>) -> Result<Option<u32>> {
         let too_long = || Error::BadParameter { what: "blob", detail: "it is longer than 4 GiB".into() };
         let raw_length = u32::try_from(plain.len()).map_err(|_| too_long())?;
@@ -84,6 +85,12 @@ impl Sealer {
         }
         out.extend_from_slice(&[0; IV_LEN]);
         self.compressor.append(plain, out)?;
+        if kind == BlobKind::Data && out.len() - start - IV_LEN >= plain.len() {
+            // Nothing is won, and whoever reads it would copy it once more.
+            out.truncate(start);
+            self.key.seal_into(&mut self.nonces, plain, out)?;
+            return Ok(None);
+        }
         self.key.seal_in_place(&mut self.nonces, out, start)?;
         Ok(Some(raw_length))
     }
@@ -103,6 +110,25 @@ impl Sealer {
     }
 }
 
+/// Where the plain bytes of a blob lie.
+#[derive(Debug)]
+pub enum Plain<'a> {
+    /// Where they were sealed.
+    InPlace(&'a [u8]),
+    /// In what was appended to.
+    Appended(std::ops::Range<usize>),
+}
+
+impl<'a> Plain<'a> {
+    /// The bytes; `out` is what was appended to.
+    pub fn bytes(self, out: &'a [u8]) -> &'a [u8] {
+        match self {
+            Plain::InPlace(bytes) => bytes,
+            Plain::Appended(range) => &out[range],
+        }
+    }
+}
+
 /// What one worker needs to turn stored bytes into plain ones.
 pub struct Opener {
     key: Arc<MasterKey>,
@@ -117,15 +143,15 @@ impl Opener {
         Ok(Opener { key, decompressor: Decompressor::new()?, text: Vec::new(), plain: Vec::new() })
     }
 
-    /// Decrypts, authenticates and decompresses a blob; `sealed` is spent. Yields its plain bytes, which lie in
-    /// `sealed` or in `out`. Whether they are what `blob.id` names is left to the caller, who may hash several at
-    /// once; [`open`](Self::open) does both.
+    /// Decrypts, authenticates and decompresses a blob; `sealed` is spent. What was compressed is appended to `out`.
+    /// Whether the bytes are what `blob.id` names is left to the caller, who may hash several at once;
+    /// [`open`](Self::open) does both.
     pub fn open_unverified<'a>(
         &mut self,
         blob: &PackedBlob,
         sealed: &'a mut [u8],
-        out: &'a mut Vec<u8>,
-    ) -> Result<&'a [u8]> {
+        out: &mut Vec<u8>,
+    ) -> Result<Plain<'a>> {
         let named = |error: Error| error.named(blob.id);
         let bound = blob.kind.max_length();
         if blob.plain_length() > bound {
@@ -136,23 +162,27 @@ impl Opener {
             return Err(Error::damaged("blob", "it has another length than the index says").named(blob.id));
         }
         let text = self.key.open_in_place(sealed).map_err(named)?;
-        match blob.raw_length {
-            None => Ok(text),
-            Some(length) => {
-                self.decompressor.exactly(text, length as usize, out).map_err(named)?;
-                Ok(out)
+        let Some(length) = blob.raw_length else { return Ok(Plain::InPlace(text)) };
+        let start = out.len();
+        match self.decompressor.append(text, length as usize, out) {
+            Ok(()) => Ok(Plain::Appended(start..out.len())),
+            Err(error) => {
+                out.truncate(start);
+                Err(named(error))
             }
         }
     }
 
-    /// As [`open_unverified`](Self::open_unverified), and checks that the bytes are those that the id names.
+    /// As [`open_unverified`](Self::open_unverified), and checks that the bytes are those that the id names. `out` is
+    /// cleared first.
     pub fn open<'a>(
         &mut self,
         blob: &PackedBlob,
         sealed: &'a mut [u8],
         out: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        let plain = self.open_unverified(blob, sealed, out)?;
+        out.clear();
+        let plain = self.open_unverified(blob, sealed, out)?.bytes(out);
         if Id::of(plain) != blob.id {
             return Err(Error::damaged("blob", "its content has another hash").named(blob.id));
         }
@@ -495,7 +525,8 @@ mod tests {
             let mut opener = Opener::new(key).unwrap();
             for (blob, text) in blobs.iter().zip(&texts) {
                 assert_eq!(blob.plain_length() as usize, text.len());
-                assert_eq!(blob.raw_length.is_some(), level.is_some());
+                // One byte does not become smaller.
+                assert_eq!(blob.raw_length.is_some(), level.is_some() && text.len() > 1);
                 let mut sealed = pack.bytes[blob.offset as usize..blob.end() as usize].to_vec();
                 opener.prove(&sealed, blob.raw_length, text).unwrap();
                 assert!(opener.prove(&sealed, blob.raw_length, &text[1..]).is_err());
@@ -513,7 +544,7 @@ mod tests {
         else {
             panic!("ten bytes are no header")
         };
-        assert_eq!(needed, 4 * COMPRESSED_ENTRY + OVERHEAD + TRAILER);
+        assert_eq!(needed, PLAIN_ENTRY + 3 * COMPRESSED_ENTRY + OVERHEAD + TRAILER);
         let tail = &pack.bytes[pack.bytes.len() - needed..];
         assert!(matches!(read_header(&key, total, tail), Ok(Header::Blobs(blobs)) if blobs.len() == 4));
         assert!(read_header(&key, total + 1, tail).is_err());

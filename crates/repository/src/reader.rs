@@ -101,14 +101,14 @@ impl Reader {
 
     async fn blob_at(&self, pack: PackNo, blob: PackedBlob) -> Result<Vec<u8>> {
         check_length(&blob)?;
-        let sealed = self.fetch(pack, blob.offset.into(), blob.end(), None).await?.bytes;
+        let sealed = self.fetch(pack, blob.offset.into(), blob.end(), Vec::new()).await?;
         self.open(blob, sealed).await
     }
 
     /// Opens one blob on a decoding thread.
     async fn open(&self, blob: PackedBlob, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
         self.decode(move |inner, scratch| {
-            let Scratch { opener, plain: [out, ..] } = scratch;
+            let Scratch { opener, plain: out } = scratch;
             opener_of(inner, opener)?.open(&blob, &mut sealed, out).map(<[u8]>::to_vec)
         })
         .await
@@ -134,12 +134,12 @@ impl Reader {
         receiver.await.map_err(|_| Error::Broken("a decoding thread panicked"))?
     }
 
-    /// A range of a pack, of exactly its length.
-    async fn fetch(&self, pack: PackNo, start: u64, end: u64, buffers: Option<&Buffers>) -> Result<Fetched> {
+    /// A range of a pack, of exactly its length, in `memory`.
+    async fn fetch(&self, pack: PackNo, start: u64, end: u64, memory: Vec<u8>) -> Result<Vec<u8>> {
         if self.missing().contains(&pack) {
             return Err(self.is_missing(pack));
         }
-        match fetch_range(&self.inner, &self.index.pack(pack), start, end, buffers).await {
+        match fetch_range(&self.inner, &self.index.pack(pack), start, end, memory).await {
             Err(Error::Bucket(error)) if error.kind == ErrorKind::NoSuchKey => Err(self.is_missing(pack)),
             outcome => outcome,
         }
@@ -190,47 +190,18 @@ pub(crate) fn is_local(error: &Error) -> bool {
     }
 }
 
-/// Reads the range `start..end` of a pack, into a buffer of `buffers` where it comes in pieces.
-async fn fetch_range(
-    inner: &Inner,
-    pack: &Id,
-    start: u64,
-    end: u64,
-    buffers: Option<&Buffers>,
-) -> Result<Fetched> {
+/// Reads the range `start..end` of a pack into `memory`.
+async fn fetch_range(inner: &Inner, pack: &Id, start: u64, end: u64, memory: Vec<u8>) -> Result<Vec<u8>> {
     let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
-    let mut body = inner.bucket.get(&FileKind::Pack.key(pack), &options).await?.body;
-    let wanted = end - start;
-    if body.length() != wanted {
+    let body = inner.bucket.get(&FileKind::Pack.key(pack), &options).await?.body;
+    if body.length() != end - start {
         let detail = format!("it ends before byte {end}, where the index sees a blob");
         return Err(Error::damaged("pack", detail).named(*pack));
     }
-    let mut buffer: Option<Vec<u8>> = None;
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        if buffer.is_none() && piece.len() as u64 == wanted {
-            // The whole answer, often ours alone: then it is opened where it lies.
-            let bytes = piece.try_into_mut().map_or_else(|shared| shared.to_vec(), Vec::from);
-            return Ok(Fetched { bytes, pooled: false });
-        }
-        let buffer = buffer.get_or_insert_with(|| {
-            let mut buffer = buffers.map(Buffers::take).unwrap_or_default();
-            buffer.reserve_exact(wanted as usize);
-            buffer
-        });
-        buffer.extend_from_slice(&piece);
-    }
-    Ok(Fetched { bytes: buffer.unwrap_or_default(), pooled: buffers.is_some() })
+    Ok(body.read_into(memory).await?)
 }
 
-/// What the bucket gave.
-struct Fetched {
-    bytes: Vec<u8>,
-    /// Whether it lies in a buffer of the pool.
-    pooled: bool,
-}
-
-/// Buffers that fetched ranges have left: taking new pages for each costs as much as hashing a third of it.
+/// Memory that fetched ranges have left: taking new pages for each costs as much as hashing a third of it.
 #[derive(Default)]
 pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
 
@@ -239,12 +210,8 @@ impl Buffers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    fn give(&self, fetched: Fetched) {
-        if fetched.pooled {
-            let mut bytes = fetched.bytes;
-            bytes.clear();
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-        }
+    fn give(&self, buffer: Vec<u8>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps,
     fstat, fsync, futimens, linkat, mkdirat, openat, openat2, renameat, renameat_with, statat, unlinkat,
@@ -155,19 +154,29 @@ pub(super) fn is_object(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// Bytes `offset..offset + length` of a file; fewer only if it ends before.
-pub(super) fn read(file: BorrowedFd<'_>, mut offset: u64, length: usize) -> Result<Bytes> {
-    let mut bytes = Vec::with_capacity(length);
-    while bytes.len() < bytes.capacity() {
-        match rustix::io::pread(file, spare_capacity(&mut bytes), offset) {
+/// Bytes `offset..offset + length` of a file, in `memory`; fewer only if it ends before.
+pub(super) fn read(
+    file: BorrowedFd<'_>,
+    mut offset: u64,
+    length: usize,
+    mut memory: Vec<u8>,
+) -> Result<Vec<u8>> {
+    memory.resize(length, 0);
+    let mut rest = memory.as_mut_slice();
+    while !rest.is_empty() {
+        match rustix::io::pread(file, &mut *rest, offset) {
             Ok(0) => break,
-            Ok(count) => offset += count as u64,
+            Ok(count) => {
+                rest = &mut rest[count..];
+                offset += count as u64;
+            }
             Err(Errno::INTR) => {}
             Err(error) => return Err(error),
         }
     }
-    bytes.truncate(length);
-    Ok(bytes.into())
+    let missing = rest.len();
+    memory.truncate(length - missing);
+    Ok(memory)
 }
 
 /// A file that has no name of its own yet; it vanishes unless it is given one.

@@ -37,6 +37,11 @@ impl Open {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+
+    /// Whether it has another name than its own until it is complete.
+    pub fn is_temporary(&self) -> bool {
+        self.temporary.is_some()
+    }
 }
 
 impl Landing {

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use cistern_repository::{Node, NodeKind, Time};
 use rustix::fs::{
-    AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, StatFs,
-    Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, Dev, FallocateFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat,
+    StatFs, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::{Errno, Result};
 
@@ -51,6 +51,9 @@ pub(crate) trait Placer: Send + Sync {
     fn append(&self, file: BorrowedFd<'_>, bytes: &[u8]) -> Result<()>;
     /// Writes at a position.
     fn write_at(&self, file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<()>;
+    /// Gives a file this size, with room for all of it, where the file system can. It is written cheaper then, and in one
+    /// piece.
+    fn reserve(&self, file: BorrowedFd<'_>, size: u64);
     /// Closes a file that was written, and says whether the file system took it.
     fn close(&self, file: OwnedFd) -> Result<()>;
     /// Describes a name; `None` if there is nothing.
@@ -211,6 +214,11 @@ impl Placer for System {
             }
         }
         Ok(())
+    }
+
+    fn reserve(&self, file: BorrowedFd<'_>, size: u64) {
+        // Not every file system can, and a full one says so again when something is written.
+        let _ = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size);
     }
 
     fn close(&self, file: OwnedFd) -> Result<()> {

@@ -1,8 +1,8 @@
 //! Writes a file's blobs where they belong, in any order and from several threads, straight from where they were
 //! decoded.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use super::beneath::locked;
 use super::landing::{Landing, Open};
@@ -18,7 +18,7 @@ pub(crate) struct RandomFile {
     missing: AtomicU32,
     /// Nothing more is to be written.
     failed: AtomicBool,
-    open: Mutex<Option<Arc<Open>>>,
+    open: Mutex<Option<Open>>,
 }
 
 impl RandomFile {
@@ -61,20 +61,27 @@ impl RandomFile {
             Ok(contents) => contents,
             Err(error) => return self.fail(|landing| landing.lost(error)),
         };
-        let open = {
-            let mut open = locked(&self.open);
-            match &*open {
-                Some(open) => open.clone(),
-                None => match self.landing.open() {
-                    Ok(new) => open.insert(Arc::new(new)).clone(),
-                    Err(error) => {
-                        drop(open);
-                        return self.fail(|landing| landing.refused(error));
+        // The kernel lets one thread at a time write to a file, and has the others spin.
+        let mut held = locked(&self.open);
+        let open = match &mut *held {
+            Some(open) => open,
+            none => match self.landing.open() {
+                Ok(new) => {
+                    // Under its own name it would look whole too early.
+                    if new.is_temporary() {
+                        self.landing.dir.site().placer.reserve(new.fd(), self.size);
                     }
-                },
-            }
+                    none.insert(new)
+                }
+                Err(error) => {
+                    drop(held);
+                    return self.fail(|landing| landing.refused(error));
+                }
+            },
         };
-        if let Err(error) = self.landing.dir.site().placer.write_at(open.fd(), contents, offset) {
+        let written = self.landing.dir.site().placer.write_at(open.fd(), contents, offset);
+        drop(held);
+        if let Err(error) = written {
             self.fail(|landing| landing.refused(error));
         }
     }
@@ -98,7 +105,7 @@ impl Receive for RandomFile {
         self.write(offset, contents);
         // Whoever counts down to nothing sees all that was written, and is the only one who holds the file.
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(open) = locked(&self.open).take().and_then(Arc::into_inner)
+            && let Some(open) = locked(&self.open).take()
         {
             match self.failed.load(Ordering::Relaxed) {
                 true => self.landing.discard(open),
@@ -111,7 +118,7 @@ impl Receive for RandomFile {
 impl Drop for RandomFile {
     fn drop(&mut self) {
         // Not all came: the run was stopped.
-        if let Some(open) = locked(&self.open).take().and_then(Arc::into_inner) {
+        if let Some(open) = locked(&self.open).take() {
             self.landing.discard(open);
         }
     }

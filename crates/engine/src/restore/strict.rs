@@ -86,6 +86,7 @@ impl Placer for Strict {
         self.take(bytes.len())?;
         self.system.write_at(file, bytes, offset)
     }
+    fn reserve(&self, _: BorrowedFd<'_>, _: u64) {}
     fn close(&self, file: OwnedFd) -> Result<()> {
         self.written.lock().unwrap().remove(&file.as_raw_fd());
         self.system.close(file)

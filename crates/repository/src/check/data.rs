@@ -96,7 +96,7 @@ fn examine(
         problems.push(damaged("the index places blobs there that its header does not name"));
     }
     let opener = opener_of(inner, &mut scratch.opener)?;
-    let [out, ..] = &mut scratch.plain;
+    let out = &mut scratch.plain;
     let mut opened_to = 0;
     for blob in blobs {
         let range = usize::try_from(blob.offset).ok().zip(usize::try_from(blob.end()).ok());

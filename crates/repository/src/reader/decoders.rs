@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 #[derive(Default)]
 pub(crate) struct Scratch {
     /// Plain bytes of blobs that are hashed together.
-    pub(crate) plain: [Vec<u8>; 3],
+    pub(crate) plain: Vec<u8>,
     pub(crate) opener: Option<crate::pack::Opener>,
 }
 
@@ -85,11 +85,9 @@ impl Shared {
                 if outcome.is_err() {
                     scratch = Scratch::default();
                 }
-                for buffer in &mut scratch.plain {
-                    buffer.clear();
-                    if buffer.capacity() > KEEP {
-                        buffer.shrink_to(0);
-                    }
+                scratch.plain.clear();
+                if scratch.plain.capacity() > KEEP {
+                    scratch.plain = Vec::new();
                 }
                 state = self.state();
             } else if state.over {

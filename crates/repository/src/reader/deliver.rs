@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::plan::{Item, Plan, Span, plan};
-use super::{Fetched, Reader, Scratch, check_length, is_local, opener_of};
+use super::{Reader, Scratch, check_length, is_local, opener_of};
 use crate::pack::PackedBlob;
 use crate::store::Inner;
 use crate::{BlobKind, Error, Id, Result};
@@ -15,10 +15,11 @@ use crate::{BlobKind, Error, Id, Result};
 /// worker's buffer, or the reason why there are none.
 pub type Sink = dyn Fn(usize, Result<&[u8], &Error>) + Send + Sync;
 
-/// A range of a pack that is fetched at once, at most.
-const SPAN: usize = 8 << 20;
-/// Blobs that are hashed together.
-const LANES: usize = 3;
+/// A range of a pack that is fetched at once, at most: several blobs, so that they can be hashed together. Allocators give
+/// memory of about 8 MiB and more back at once, and the next range would pay for new pages.
+const SPAN: usize = 7 << 20;
+/// Plain bytes that are hashed together, unless one blob alone has more.
+const GROUP: u64 = 8 << 20;
 
 impl Reader {
     /// Fetches data blobs; repeats are allowed and cost nothing. `sink` is called for every position of `wanted`, on
@@ -68,26 +69,25 @@ impl Reader {
         spans.buffer_unordered(ahead).try_collect::<()>().await
     }
 
-    async fn fetch_span(&self, span: &Span) -> Result<Fetched> {
+    async fn fetch_span(&self, span: &Span) -> Result<Vec<u8>> {
         for item in &span.items {
             check_length(&item.place.blob(BlobKind::Data, item.id))?;
         }
-        let buffers = Some(&self.inner.buffers);
-        self.fetch(span.pack, span.start, span.end, buffers).await
+        self.fetch(span.pack, span.start, span.end, self.inner.buffers.take()).await
     }
 
     /// Opens all blobs of a span on a decoding thread; those that are damaged are looked for elsewhere.
     async fn open_span(
         &self,
         span: Span,
-        mut sealed: Fetched,
+        mut sealed: Vec<u8>,
         held: OwnedSemaphorePermit,
         sink: Arc<Sink>,
     ) -> Result<()> {
         let passed = sink.clone();
         let failed = self
             .decode(move |inner, scratch| {
-                let failed = open_all(inner, scratch, &span, &mut sealed.bytes, &*passed)?;
+                let failed = open_all(inner, scratch, &span, &mut sealed, &*passed)?;
                 inner.buffers.give(sealed);
                 drop(held);
                 Ok(failed)
@@ -122,29 +122,32 @@ fn open_all(
     sealed: &mut [u8],
     sink: &Sink,
 ) -> Result<Vec<Item>> {
-    let opener = opener_of(inner, &mut scratch.opener)?;
+    let Scratch { opener, plain: out } = scratch;
+    let opener = opener_of(inner, opener)?;
     let mut failed = Vec::new();
     let (mut rest, mut at) = (sealed, span.start);
-    let mut items = span.items.iter().peekable();
-    while items.peek().is_some() {
-        let mut group: [Option<(&Item, &[u8])>; LANES] = [None; LANES];
-        let mut outs = scratch.plain.iter_mut();
-        for slot in &mut group {
-            let (Some(item), Some(out)) = (items.next(), outs.next()) else { break };
+    let mut items = span.items.as_slice();
+    while !items.is_empty() {
+        let (count, bytes) = group(items);
+        let (now, later) = items.split_at(count);
+        items = later;
+        out.clear();
+        if out.capacity() < bytes as usize {
+            // Once for all groups but those of one large blob.
+            *out = Vec::with_capacity(GROUP.max(bytes) as usize);
+        }
+        let mut opened = Vec::with_capacity(count);
+        for item in now {
             let blob = item.place.blob(BlobKind::Data, item.id);
             // Entries that overlap, as only a liar writes them, are left to be read one by one.
-            let Some(own) = take(&mut rest, &mut at, &blob) else {
-                failed.push(item.clone());
-                continue;
-            };
-            match opener.open_unverified(&blob, own, out) {
-                Ok(plain) => *slot = Some((item, plain)),
-                Err(_) => failed.push(item.clone()),
+            match take(&mut rest, &mut at, &blob).map(|own| opener.open_unverified(&blob, own, out)) {
+                Some(Ok(plain)) => opened.push((item, plain)),
+                None | Some(Err(_)) => failed.push(item.clone()),
             }
         }
-        let group: Vec<(&Item, &[u8])> = group.into_iter().flatten().collect();
-        let plains: Vec<&[u8]> = group.iter().map(|(_, plain)| *plain).collect();
-        for ((item, plain), hash) in group.iter().zip(inner.lanes.hash_many(&plains)) {
+        let (opened, plains): (Vec<&Item>, Vec<&[u8]>) =
+            opened.into_iter().map(|(item, plain)| (item, plain.bytes(out))).unzip();
+        for ((item, plain), hash) in opened.iter().zip(&plains).zip(inner.lanes.hash_many(&plains)) {
             if Id::from_bytes(hash) == item.id {
                 item.wanted.iter().for_each(|i| sink(*i as usize, Ok(plain)));
             } else {
@@ -153,6 +156,21 @@ fn open_all(
         }
     }
     Ok(failed)
+}
+
+/// How many of these blobs are opened and hashed together, and how much memory those of them need that are compressed.
+fn group(items: &[Item]) -> (usize, u64) {
+    let (mut count, mut bytes, mut compressed) = (0, 0, 0);
+    for item in items {
+        let blob = item.place.blob(BlobKind::Data, item.id);
+        bytes += u64::from(blob.plain_length());
+        if count > 0 && bytes > GROUP {
+            break;
+        }
+        count += 1;
+        compressed += u64::from(blob.raw_length.unwrap_or(0));
+    }
+    (count, compressed)
 }
 
 /// Splits the blob's sealed bytes off what is left of a span whose next byte lies at `at`.

@@ -134,7 +134,7 @@ impl Trees {
             }
         }
         let (from, to) = (start.saturating_sub(BEFORE), end.max(self.end(reader, pack).min(end + BEHIND)));
-        let bytes = Bytes::from(reader.fetch(pack, from, to, None).await?.bytes);
+        let bytes = Bytes::from(reader.fetch(pack, from, to, Vec::new()).await?);
         let stretch = Stretch { pack, start: from, bytes };
         let sealed =
             stretch.get(pack, start, end).ok_or(Error::Broken("a stretch lacks what it was fetched for"))?;
