@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use cistern_engine::retention::{Age, Count, GroupBy};
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Backs up and restores cloud object storage into repositories that restic reads.
@@ -190,6 +191,14 @@ pub enum Command {
     Backup(Backup),
     /// List snapshots
     Snapshots(Snapshots),
+    /// Remove snapshots by name, or all that no rule keeps
+    #[command(after_long_help = "\
+Rules add up: a snapshot that any of them keeps is kept. Each is applied to every host and source by itself, and
+counts from the newest snapshot, not from today. A backup in several parts is kept or removed as a whole. Snapshots of
+backups that did not succeed have a count of their own (--keep-incomplete) and push out no others.
+
+Space is freed when the repository is pruned.")]
+    Forget(Forget),
     /// List what a snapshot holds
     Ls(Ls),
     /// Find keys by pattern in all snapshots
@@ -334,6 +343,67 @@ pub struct Snapshots {
     /// Only the newest N of each source
     #[arg(long, value_name = "N")]
     pub latest: Option<usize>,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Removes snapshots.
+#[derive(Clone, Debug, Args)]
+pub struct Forget {
+    /// Remove these, whatever the rules say: latest~3, an id, run:ID
+    pub snapshots: Vec<String>,
+    /// Keep the newest N; here and below, `unlimited` keeps all
+    #[arg(short = 'l', long, value_name = "N", help_heading = "Rules")]
+    pub keep_last: Option<Count>,
+    /// Keep the newest of each of the last N hours that have any
+    #[arg(long, value_name = "N", help_heading = "Rules")]
+    pub keep_hourly: Option<Count>,
+    /// Keep the newest of each of the last N days that have any
+    #[arg(short = 'd', long, value_name = "N", help_heading = "Rules")]
+    pub keep_daily: Option<Count>,
+    /// Keep the newest of each of the last N weeks that have any
+    #[arg(short = 'w', long, value_name = "N", help_heading = "Rules")]
+    pub keep_weekly: Option<Count>,
+    /// Keep the newest of each of the last N months that have any
+    #[arg(short = 'm', long, value_name = "N", help_heading = "Rules")]
+    pub keep_monthly: Option<Count>,
+    /// Keep the newest of each of the last N years that have any
+    #[arg(short = 'y', long, value_name = "N", help_heading = "Rules")]
+    pub keep_yearly: Option<Count>,
+    /// Keep all that are at most so much older than the newest, such as 1y6m14d12h
+    #[arg(long, value_name = "AGE", help_heading = "Rules")]
+    pub keep_within: Option<Age>,
+    /// Keep the newest of each hour within this age
+    #[arg(long, value_name = "AGE", help_heading = "Rules")]
+    pub keep_within_hourly: Option<Age>,
+    /// Keep the newest of each day within this age
+    #[arg(long, value_name = "AGE", help_heading = "Rules")]
+    pub keep_within_daily: Option<Age>,
+    /// Keep the newest of each week within this age
+    #[arg(long, value_name = "AGE", help_heading = "Rules")]
+    pub keep_within_weekly: Option<Age>,
+    /// Keep the newest of each month within this age
+    #[arg(long, value_name = "AGE", help_heading = "Rules")]
+    pub keep_within_monthly: Option<Age>,
+    /// Keep the newest of each year within this age
+    #[arg(long, value_name = "AGE", help_heading = "Rules")]
+    pub keep_within_yearly: Option<Age>,
+    /// Keep all with all of these tags, separated by commas (repeatable: with all of any list)
+    #[arg(long, value_name = "TAG[,TAG]", help_heading = "Rules")]
+    pub keep_tag: Vec<String>,
+    /// Keep the newest N of those whose backup did not succeed
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Rules")]
+    pub keep_incomplete: u32,
+    /// By what snapshots are told apart before the rules are applied: some of host, paths, tags, or nothing
+    #[arg(short = 'g', long, value_name = "LIST", default_value = "host,paths")]
+    pub group_by: GroupBy,
+    /// Without any rule, remove all snapshots of the --host, --path or --tag
+    #[arg(long)]
+    pub unsafe_allow_remove_all: bool,
+    /// Show what would be removed, and remove nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
     /// Which snapshots.
     #[command(flatten)]
     pub filter: SnapshotFilter,

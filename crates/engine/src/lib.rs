@@ -10,6 +10,7 @@
 mod backup;
 mod error;
 pub mod fidelity;
+mod forget;
 mod parent;
 pub mod parts;
 mod posix;
@@ -18,6 +19,7 @@ mod proof;
 pub mod query;
 mod report;
 mod restore;
+pub mod retention;
 mod run;
 mod select;
 mod snapshots;
@@ -26,6 +28,7 @@ mod verify;
 
 pub use backup::session::repository_bucket;
 pub use error::{Error, Result};
+pub use forget::{ForgetReport, ForgottenGroup, Judged};
 pub use progress::{Meter, Note, Phase, Plan, Progress, Silent, Status};
 pub use report::{
     BackupReport, Exception, ExceptionKind, Exceptions, Part, Proof, Report, Requests, RestoreReport, Stored,
@@ -34,6 +37,6 @@ pub use report::{
 pub use run::{Access, Cx, Role, run};
 pub use snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG, Run, Selected, resolve, runs};
 pub use task::{
-    Backup, OnUnreadable, Overwrite, Restore, Selection, SnapshotSelector, Task, Verify,
+    Backup, Forget, OnUnreadable, Overwrite, Restore, Selection, SnapshotSelector, Task, Verify,
     Writer as TargetWriter,
 };

@@ -16,6 +16,8 @@ pub enum Report {
     Restore(RestoreReport),
     /// Of a comparison.
     Verify(VerifyReport),
+    /// Of a removal of snapshots.
+    Forget(crate::ForgetReport),
 }
 
 /// Requests by kind, with bytes, of one bucket.

@@ -46,6 +46,15 @@ impl Run {
         self.is_whole() && !self.parts.iter().any(|(_, snapshot)| marked(snapshot))
     }
 
+    /// The paths of the source: those of a part without what tells the parts apart.
+    pub fn source_paths(&self) -> &[String] {
+        let paths = &self.parts[0].1.paths;
+        match self.id {
+            Some(_) => &paths[..paths.len().min(1)],
+            None => paths,
+        }
+    }
+
     /// Seconds and nanoseconds of the newest part.
     pub(crate) fn instant(&self) -> (i64, u32) {
         self.parts.iter().map(|(_, snapshot)| snapshot.time.instant()).max().unwrap_or((i64::MIN, 0))

@@ -4,6 +4,8 @@ use cistern_bucket::Address;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::retention::{GroupBy, Policy};
+
 /// One job for [`run`](crate::run).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "task", deny_unknown_fields)]
@@ -14,6 +16,8 @@ pub enum Task {
     Restore(Restore),
     /// Compare a snapshot with a live source.
     Verify(Verify),
+    /// Remove snapshots that are not to be kept.
+    Forget(Forget),
 }
 
 /// Copies a bucket, a prefix of one, or a directory into a repository.
@@ -275,4 +279,32 @@ pub struct Verify {
     /// Reads the contents on both sides, too.
     #[serde(default)]
     pub content: bool,
+}
+
+/// Removes snapshots: those that are named, or those that a policy does not keep. What they hold stays in the repository
+/// until it is pruned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Forget {
+    /// The repository.
+    pub repository: Address,
+    /// Snapshots to remove, whatever the policy says; none has the policy decide. A part stands for its run.
+    #[serde(default)]
+    pub snapshots: Vec<String>,
+    /// The policy looks at runs of these hosts, paths and tags only; its name is not used.
+    #[serde(default)]
+    pub filter: SnapshotSelector,
+    /// What is kept.
+    #[serde(default)]
+    pub policy: Policy,
+    /// The policy is applied to each group by itself.
+    #[serde(default)]
+    pub group_by: GroupBy,
+    /// Without names and rules, removes all that the filter accepts. A policy that keeps nothing of a group is refused in
+    /// any case.
+    #[serde(default)]
+    pub allow_remove_all: bool,
+    /// Removes nothing.
+    #[serde(default)]
+    pub dry_run: bool,
 }

@@ -341,6 +341,19 @@ impl Repository {
         }
     }
 
+    /// Removes a snapshot under an exclusive lock. What it names stays until it is pruned.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`]; what the bucket says.
+    pub async fn remove_snapshot(&self, id: &Id, lock: &Lock) -> Result<()> {
+        lock.check()?;
+        self.inner.remove(FileKind::Snapshot, id).await?;
+        if let Some(cache) = &self.inner.cache {
+            cache.remove(FileKind::Snapshot, id).await;
+        }
+        Ok(())
+    }
+
     /// The whole index. List snapshots before: then the index names everything that they need.
     ///
     /// # Errors

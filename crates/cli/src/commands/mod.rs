@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 mod diff;
 mod find;
+mod forget;
 mod init;
 mod ls;
 mod restore;
@@ -53,6 +54,7 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
         Command::Init => shell.unless_interrupted(init::run(&shell)).await,
         Command::Backup(args) => backup::run(&shell, args).await,
         Command::Snapshots(args) => shell.unless_interrupted(snapshots::run(&shell, args)).await,
+        Command::Forget(args) => forget::run(&shell, args).await,
         Command::Ls(args) => shell.unless_interrupted(ls::run(&shell, args)).await,
         Command::Find(args) => shell.unless_interrupted(find::run(&shell, args)).await,
         Command::Diff(args) => shell.unless_interrupted(diff::run(&shell, args)).await,

@@ -61,10 +61,8 @@ fn newest(snapshots: &[(Id, Snapshot)], count: usize) -> Vec<(Id, Snapshot)> {
         .into_iter()
         .rev()
         .filter(|run| {
-            let (_, first) = &run.parts[0];
-            // The parts of a run differ in what follows the source.
-            let paths = first.paths.iter().take(if run.id.is_some() { 1 } else { usize::MAX });
-            let n = seen.entry((first.hostname.clone(), paths.cloned().collect())).or_default();
+            let host = run.parts[0].1.hostname.clone();
+            let n = seen.entry((host, run.source_paths().to_vec())).or_default();
             *n += 1;
             *n <= count
         })
@@ -87,7 +85,6 @@ fn table(runs: &[Run]) -> String {
             let broken = if run.is_whole() { "" } else { ", broken off" };
             tags.push(format!("({}{broken})", counted(run.parts.len() as u64, "part")));
         }
-        let paths = first.paths.iter().take(if run.id.is_some() { 1 } else { usize::MAX });
         let sum = |of: &dyn Fn(&Summary) -> u64| -> Option<u64> {
             run.parts.iter().map(|(_, snapshot)| snapshot.summary.as_ref().map(of)).sum()
         };
@@ -96,7 +93,7 @@ fn table(runs: &[Run]) -> String {
             local(&first.time),
             first.hostname.clone(),
             tags.join(","),
-            paths.cloned().collect::<Vec<_>>().join("\n"),
+            run.source_paths().join("\n"),
             sum(&|s| s.total_files_processed).map_or(String::new(), count),
             sum(&|s| s.total_bytes_processed).map_or(String::new(), size),
         ]);

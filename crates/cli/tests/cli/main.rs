@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod directory;
+mod forget;
 mod home;
 mod interop;
 mod interrupt;
