@@ -6,6 +6,8 @@ mod directory;
 mod home;
 mod interop;
 mod interrupt;
+mod keys;
 mod pages;
 mod s3;
 mod terminal;
+mod unlock;
