@@ -13,7 +13,7 @@ use cistern_repository::{Compression, Options};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::args::{BucketStyle, CompressionMode, Global};
+use crate::args::{BucketStyle, CompressionMode, Global, NewKey};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::password;
@@ -62,6 +62,15 @@ impl Access {
             found.await.unwrap_or_else(|e| Err(Failure::new(cistern_bucket::Class::Broken, e.to_string())))
         };
         self.password.get_or_try_init(find).await.cloned()
+    }
+
+    /// The password of a new key.
+    ///
+    /// # Errors
+    /// As [`password::find_new`].
+    pub async fn new_secret(&self, new: NewKey) -> Result<SecretString, Failure> {
+        let found = tokio::task::spawn_blocking(move || password::find_new(&new));
+        found.await.unwrap_or_else(|e| Err(Failure::new(cistern_bucket::Class::Broken, e.to_string())))
     }
 
     fn keep(&self, failure: Failure) -> String {

@@ -42,7 +42,7 @@ Exit codes:
    10  the repository does not exist
    11  the repository is locked
    12  wrong password
-   20  source, target or snapshot not found
+   20  source, target, snapshot or key not found
    21  access denied
    22  the repository is damaged
    23  a store is not reachable, asks for a lower rate, or is full
@@ -213,6 +213,11 @@ Space is freed when the repository is pruned.")]
     Check(Check),
     /// Count what snapshots hold and what they cost
     Stats(Stats),
+    /// List, add, remove and change the passwords that open the repository
+    #[command(subcommand)]
+    Key(Key),
+    /// Remove locks that nobody holds any more
+    Unlock(Unlock),
     /// Run the main job on a bucket of its own, in this process
     Demo(Demo),
     /// Print completions for a shell
@@ -572,6 +577,60 @@ pub struct Stats {
     /// Which snapshots.
     #[command(flatten)]
     pub filter: SnapshotFilter,
+}
+
+/// What to do with the passwords. Each opens the repository through a key of its own.
+#[derive(Clone, Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum Key {
+    /// List the keys; the one in use is marked
+    List,
+    /// Let another password open the repository, too
+    Add(NewKey),
+    /// Remove a key: its password opens the repository no more
+    Remove(RemoveKey),
+    /// Put a new password in the place of the one in use
+    Passwd(NewKey),
+}
+
+/// A new password and its labels.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "New key")]
+pub struct NewKey {
+    /// File that holds the new password [default: it is asked for]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub new_password_file: Option<PathBuf>,
+    /// Command that prints the new password
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString, conflicts_with = "new_password_file")]
+    pub new_password_command: Option<String>,
+    /// User name in the new key [default: this user]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Host name in the new key [default: this host]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+/// Removes a key.
+#[derive(Clone, Debug, Args)]
+pub struct RemoveKey {
+    /// The beginning of the key's id, as `cistern key list` shows it
+    pub id: String,
+}
+
+/// Removes locks.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+A lock is stale if it is older than 30 minutes, or if its process ran on this host and is not alive any
+more. With --all every lock goes, also one whose holder is at work: make sure that nobody is. Without a
+terminal, --all needs --yes.")]
+pub struct Unlock {
+    /// Remove locks that are not stale, too
+    #[arg(long)]
+    pub all: bool,
+    /// Remove them without asking
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Runs the demo.

@@ -129,9 +129,24 @@ fn repository_code_and_hint(error: &cistern_repository::Error, class: Class) -> 
         }
         E::NotARepository { .. } => (10, some("create it with `cistern init`, or check the address")),
         E::AlreadyARepository { .. } => (exit_code(class), some("use it as it is, or choose another prefix")),
+        E::Locked { abandoned: true, .. } => (
+            11,
+            some("if nobody is at work on the repository any more, `cistern unlock --all` removes the lock"),
+        ),
         E::Locked { .. } => {
             (11, some("wait with --retry-lock 10m; a lock whose holder died is ignored after 30 minutes"))
         }
+        E::NoSuchKey { .. } => (20, some("`cistern key list` lists what there is")),
+        E::KeyInUse { .. } => (
+            exit_code(class),
+            some(
+                "open the repository with the password of another key, or change it with `cistern key passwd`",
+            ),
+        ),
+        E::OldKeyLeft { old, source, .. } => (
+            repository_code_and_hint(source, class).0,
+            Some(format!("remove it with the new password: `cistern key remove {}`", old.short())),
+        ),
         E::NoSuchSnapshot { .. } => (20, some("`cistern snapshots` lists what there is")),
         E::Ambiguous { .. } => (exit_code(class), some("give more digits")),
         E::Damaged { .. } | E::NoSuchBlob { .. } => {
@@ -207,6 +222,16 @@ mod tests {
         let inner = std::io::Error::other("no route");
         let failure = Failure::from(bucket_with(inner));
         assert_eq!(failure.causes(), ["no route"]);
+    }
+
+    #[test]
+    fn a_password_that_still_opens_is_named_with_the_way_to_remove_it() {
+        use cistern_repository::{Error as E, Id};
+        let denied = cistern_bucket::Error::new(ErrorKind::Denied, Verb::Delete, "s3://x");
+        let (new, old) = (Id::of(b"new"), Id::of(b"old"));
+        let failure = Failure::from(E::OldKeyLeft { new, old, source: Box::new(E::Bucket(denied)) });
+        assert_eq!((failure.code, failure.causes().len()), (21, 1), "{failure}");
+        assert!(failure.hint.unwrap().contains(&format!("cistern key remove {}", old.short())));
     }
 
     fn bucket_with(source: std::io::Error) -> cistern_bucket::Error {

@@ -6,6 +6,7 @@ use cistern_bucket::Key;
 use cistern_engine::fidelity::{self, Description};
 use cistern_repository::node::mode;
 use cistern_repository::{Id, Node, NodeKind, Snapshot};
+use comfy_table::Table;
 use serde_json::{Value, json};
 
 /// The first eight digits of an id, as restic shows it.
@@ -21,6 +22,12 @@ pub fn local(time: &cistern_repository::Time) -> String {
 /// Bytes of a name or path for a terminal: control characters are escaped.
 pub fn shown(bytes: &[u8]) -> String {
     Key::from(bytes).to_string()
+}
+
+/// A table without a frame, as lines without white space around them.
+pub fn columns(table: &Table) -> String {
+    let line = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
+    table.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// `drwxr-xr-x` and the like.

@@ -25,7 +25,11 @@ use crate::ui::Ui;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let yes = matches!(&cli.command, Command::Restore(restore) if restore.yes);
+    let yes = match &cli.command {
+        Command::Restore(restore) => restore.yes,
+        Command::Unlock(unlock) => unlock.yes,
+        _ => false,
+    };
     let ui = Arc::new(Ui::new(&cli.global.output, yes));
     log(&cli.global.output);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

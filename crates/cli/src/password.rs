@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::args::Global;
+use crate::args::{Global, NewKey};
 use crate::environment::Environment;
 use crate::failure::Failure;
 
@@ -44,7 +44,25 @@ pub fn find(global: &Global, environment: &Environment, twice: bool) -> Result<S
             Err(_) => Err(Failure::invalid(format!("the password in {name} is not UTF-8"))),
         };
     }
-    ask(twice)
+    let missing = Failure::invalid("no password was given")
+        .hint("set CISTERN_PASSWORD_FILE or --password-file; there is no terminal to ask on");
+    ask("enter password for the repository: ", twice, missing)
+}
+
+/// The password of a new key, which the environment does not hold; asked for twice on a terminal.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_new(new: &NewKey) -> Result<SecretString, Failure> {
+    if let Some(file) = &new.new_password_file {
+        return from_file(file);
+    }
+    if let Some(command) = &new.new_password_command {
+        return from_command(command);
+    }
+    let missing = Failure::invalid("no new password was given")
+        .hint("use --new-password-file or --new-password-command; there is no terminal to ask on");
+    ask("enter new password: ", true, missing)
 }
 
 fn from_file(file: &std::path::Path) -> Result<SecretString, Failure> {
@@ -98,10 +116,10 @@ pub fn end_prompt() -> bool {
     before.is_some()
 }
 
-fn ask(twice: bool) -> Result<SecretString, Failure> {
+/// Asks on the terminal; `missing` is the answer if there is none.
+fn ask(prompt: &str, twice: bool, missing: Failure) -> Result<SecretString, Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::invalid("no password was given".to_owned())
-            .hint("set CISTERN_PASSWORD_FILE or --password-file; there is no terminal to ask on"));
+        return Err(missing);
     }
     if let (Ok(before), Ok(mut kept)) = (tcgetattr(std::io::stdin().as_fd()), PROMPTING.lock()) {
         // Before the prompt is there: whoever types fast must not be shown either.
@@ -117,7 +135,7 @@ fn ask(twice: bool) -> Result<SecretString, Failure> {
             _ => Failure::io("asking for the password".to_owned(), e),
         })
     };
-    let answer = read("enter password for the repository: ").and_then(|password| {
+    let answer = read(prompt).and_then(|password| {
         if password.is_empty() {
             return Err(Failure::invalid("the password is empty"));
         }

@@ -156,6 +156,17 @@ impl Ui {
         }
     }
 
+    /// A word of approval for what cannot be undone: given by `--yes`, or asked for; none if there is nobody to ask.
+    pub async fn approval(&self, question: &'static str) -> Option<bool> {
+        if self.yes {
+            return Some(true);
+        }
+        if self.json || !std::io::stdin().is_terminal() {
+            return None;
+        }
+        Some(self.confirm(question).await)
+    }
+
     /// Asks a question on the terminal. The wait can be given up: the thread that reads stays behind.
     async fn confirm(&self, question: &'static str) -> bool {
         self.clear();

@@ -26,7 +26,7 @@ mod snapshots;
 mod task;
 mod verify;
 
-pub use backup::session::repository_bucket;
+pub use backup::session::{lock_as, repository_bucket};
 pub use error::{Error, Result};
 pub use forget::{ForgetReport, ForgottenGroup, Judged};
 pub use progress::{Meter, Note, Phase, Plan, Progress, Silent, Status};

@@ -86,6 +86,8 @@ pub enum Error {
         since: Box<str>,
         /// The lock's file name.
         lock: Id,
+        /// Whether it looks as if nobody held it any more: it cannot be read, or has not been refreshed in time.
+        abandoned: bool,
     },
 
     /// Our own lock could not be refreshed in time, so that others may regard it as stale.
@@ -100,6 +102,31 @@ pub enum Error {
     NoSuchSnapshot {
         /// What was asked for.
         wanted: Box<str>,
+    },
+
+    /// No key answers to the name.
+    #[error("there is no key {wanted}")]
+    NoSuchKey {
+        /// What was asked for.
+        wanted: Box<str>,
+    },
+
+    /// The key that opened the repository is not removed with its own help.
+    #[error("key {id} is the one that opened the repository")]
+    KeyInUse {
+        /// The key.
+        id: Id,
+    },
+
+    /// A password was changed, and the old one still opens the repository as well.
+    #[error("the new password opens the repository, and so does the old one: key {old} could not be removed")]
+    OldKeyLeft {
+        /// The key of the new password.
+        new: Id,
+        /// The key of the old one.
+        old: Id,
+        /// Why it could not be removed.
+        source: Box<Error>,
     },
 
     /// An id's beginning names several things.
@@ -156,14 +183,18 @@ impl Error {
         match self {
             Error::Bucket(error) => error.class(),
             Error::WrongPassword { .. } => Class::Denied,
-            Error::NotARepository { .. } | Error::NoSuchSnapshot { .. } => Class::NotFound,
+            Error::NotARepository { .. } | Error::NoSuchSnapshot { .. } | Error::NoSuchKey { .. } => {
+                Class::NotFound
+            }
             Error::AlreadyARepository { .. }
             | Error::UnsupportedVersion { .. }
             | Error::ReadOnly { .. }
             | Error::BadParameter { .. }
+            | Error::KeyInUse { .. }
             | Error::Ambiguous { .. } => Class::Invalid,
             Error::Damaged { .. } | Error::NoSuchBlob { .. } => Class::Damaged,
             Error::Locked { .. } | Error::LockLost { .. } => Class::Busy,
+            Error::OldKeyLeft { source, .. } => source.class(),
             Error::Cancelled => Class::Cancelled,
             Error::Shared(error) => error.class(),
             Error::Broken(_) => Class::Broken,

@@ -62,6 +62,7 @@ mod idset;
 pub mod index;
 mod json;
 pub mod key;
+mod keys;
 mod lock;
 pub mod node;
 pub mod pack;
@@ -80,7 +81,8 @@ pub use check::{CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progr
 pub use error::{Error, Result};
 pub use id::{BlobKind, Id, ParseIdError};
 pub use index::{Index, Location};
-pub use lock::{Lock, LockFile, LockKind};
+pub use keys::{MAX_KEYS, NewKey, StoredKey};
+pub use lock::{HeldLock, Lock, LockFile, LockKind};
 pub use node::{Node, NodeKind, Xattr};
 pub use reader::{Reader, Sink};
 pub use repository::{Compression, Identity, Options, Repository};

@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use cistern_bucket::ErrorKind;
+use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::file::FileKind;
-use crate::repository::Identity;
+use crate::repository::{Identity, Repository};
 use crate::store::Inner;
 use crate::{Error, Id, Result, Time};
 
@@ -24,6 +25,8 @@ use crate::{Error, Id, Result, Time};
 const REFRESH: Duration = Duration::from_secs(5 * 60);
 /// A lock older than this is stale for everybody.
 const STALE: SignedDuration = SignedDuration::from_mins(30);
+/// A holder that is alive has written its lock anew before that.
+const LATE: SignedDuration = SignedDuration::from_mins(10);
 /// Whoever could not refresh for so long stops writing, well before others take the lock for stale.
 const LOST: Duration = Duration::from_secs(22 * 60 + 30);
 /// Between writing a lock and looking whether somebody else has done so at the same time.
@@ -97,6 +100,7 @@ impl LockFile {
             exclusive: self.exclusive,
             since: self.time.to_string().into(),
             lock: id,
+            abandoned: Timestamp::now().duration_since(self.time.timestamp()) > LATE,
         }
     }
 }
@@ -193,7 +197,14 @@ async fn check_others(inner: &Arc<Inner>, kind: LockKind, who: &Identity, mine: 
         if Some(id) == mine {
             continue;
         }
-        let Some(other) = read(inner, &id).await? else { continue };
+        let other = match read(inner, &id).await {
+            Ok(Some(other)) => other,
+            Ok(None) => continue,
+            Err(Error::Damaged { detail, .. } | Error::BadParameter { detail, .. }) => {
+                return Err(unreadable(id, &detail));
+            }
+            Err(error) => return Err(error),
+        };
         if other.is_stale(Timestamp::now(), &who.hostname, is_alive) {
             tracing::info!(lock = %id, holder = %other.hostname, pid = other.pid, "removing a stale lock");
             inner.remove(FileKind::Lock, &id).await?;
@@ -204,7 +215,18 @@ async fn check_others(inner: &Arc<Inner>, kind: LockKind, who: &Identity, mine: 
     Ok(())
 }
 
-/// A lock file; none if it is gone. One that cannot be read stays a conflict.
+/// A lock that cannot be read is taken for an exclusive one.
+fn unreadable(id: Id, detail: &str) -> Error {
+    Error::Locked {
+        holder: format!("somebody whose lock cannot be read ({detail})").into(),
+        exclusive: true,
+        since: "an unknown time".into(),
+        lock: id,
+        abandoned: true,
+    }
+}
+
+/// A lock file; none if it is gone. That it cannot be read is [`Error::Damaged`] or [`Error::BadParameter`].
 async fn read(inner: &Arc<Inner>, id: &Id) -> Result<Option<LockFile>> {
     let mut reading = 1;
     loop {
@@ -220,17 +242,57 @@ async fn read(inner: &Arc<Inner>, id: &Id) -> Result<Option<LockFile>> {
                 reading += 1;
                 sleep(SETTLE).await;
             }
-            Err(Error::Damaged { detail, .. } | Error::BadParameter { detail, .. }) => {
-                let holder = format!("somebody whose lock cannot be read ({detail})").into();
-                return Err(Error::Locked {
-                    holder,
-                    exclusive: true,
-                    since: "an unknown time".into(),
-                    lock: *id,
-                });
-            }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// A lock that lies in the repository, whoever holds it.
+#[derive(Debug)]
+pub struct HeldLock {
+    /// The name of its file.
+    pub id: Id,
+    /// What the file holds, or why it cannot be read.
+    pub file: Result<LockFile>,
+    /// Whether nobody can be holding it any more. A file that cannot be read is never stale.
+    pub is_stale: bool,
+}
+
+impl Repository {
+    /// All locks, by id; `who` asks, because locks of dead processes of the same host are stale. A file that cannot
+    /// be understood is listed with its error.
+    ///
+    /// # Errors
+    /// What the bucket says.
+    pub async fn locks(&self, who: &Identity) -> Result<Vec<HeldLock>> {
+        let inner = self.inner();
+        let files = inner.list(FileKind::Lock).await?;
+        let mut reads = futures::stream::iter(files)
+            .map(|(id, _)| async move { (id, read(inner, &id).await) })
+            .buffered(inner.options.connections);
+        let mut locks = Vec::new();
+        while let Some((id, file)) = reads.next().await {
+            let file = match file {
+                Ok(None) => continue,
+                Ok(Some(file)) => Ok(file),
+                Err(error @ (Error::Damaged { .. } | Error::BadParameter { .. })) => Err(error),
+                Err(error) => return Err(error),
+            };
+            let is_stale =
+                file.as_ref().is_ok_and(|file| file.is_stale(Timestamp::now(), &who.hostname, is_alive));
+            locks.push(HeldLock { id, file, is_stale });
+        }
+        Ok(locks)
+    }
+
+    /// Removes a lock, whoever holds it: the caller has seen that it is stale, or was told that nobody is at work.
+    /// Only this file goes: a holder that is alive, and has written its lock anew since, keeps it. One that has gone
+    /// meanwhile is no error.
+    ///
+    /// # Errors
+    /// What the bucket says.
+    pub async fn remove_lock(&self, lock: &HeldLock) -> Result<()> {
+        self.inner().remove(FileKind::Lock, &lock.id).await
     }
 }
 
@@ -356,6 +418,20 @@ impl Lock {
             }
         }
         Ok(false)
+    }
+
+    /// Whether others may hold locks as well.
+    pub(crate) fn kind(&self) -> LockKind {
+        if self.shared.file.exclusive { LockKind::Exclusive } else { LockKind::Shared }
+    }
+
+    /// That nobody else can have come in between: asked right before something is deleted.
+    pub(crate) async fn still_excludes(&self) -> Result<()> {
+        self.check()?;
+        match self.was_always_there().await? {
+            true => Ok(()),
+            false => Err(Error::LockLost { detail: "somebody has removed it".into() }),
+        }
     }
 
     /// Gives the lock back. A file that cannot be removed is stale in half an hour.

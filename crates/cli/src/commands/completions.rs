@@ -22,15 +22,23 @@ pub fn manual() -> Outcome {
     command.build();
     let failed = |e| Failure::io("rendering the manual".to_owned(), e);
     clap_mangen::Man::new(command.clone()).render(&mut text).map_err(failed)?;
+    sections(&command, "CISTERN", &mut text).map_err(failed)?;
+    print(&text)
+}
+
+/// One section per verb of `command`, and per verb of these.
+fn sections(command: &clap::Command, above: &str, text: &mut Vec<u8>) -> std::io::Result<()> {
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let page = clap_mangen::Man::new(verb.clone());
-        writeln!(text, ".SH \"CISTERN {}\"", verb.get_name().to_uppercase()).map_err(failed)?;
-        page.render_description_section(&mut text).map_err(failed)?;
-        page.render_synopsis_section(&mut text).map_err(failed)?;
-        page.render_options_section(&mut text).map_err(failed)?;
-        page.render_extra_section(&mut text).map_err(failed)?;
+        let title = format!("{above} {}", verb.get_name().to_uppercase());
+        writeln!(text, ".SH \"{title}\"")?;
+        page.render_description_section(text)?;
+        page.render_synopsis_section(text)?;
+        page.render_options_section(text)?;
+        page.render_extra_section(text)?;
+        sections(verb, &title, text)?;
     }
-    print(&text)
+    Ok(())
 }
 
 fn print(text: &[u8]) -> Outcome {

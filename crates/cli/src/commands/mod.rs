@@ -8,10 +8,12 @@ mod diff;
 mod find;
 mod forget;
 mod init;
+mod key;
 mod ls;
 mod restore;
 mod snapshots;
 mod stats;
+mod unlock;
 mod verify;
 
 use std::sync::Arc;
@@ -62,6 +64,8 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
         Command::Verify(args) => verify::run(&shell, args).await,
         Command::Check(args) => check::run(&shell, args).await,
         Command::Stats(args) => shell.unless_interrupted(stats::run(&shell, args)).await,
+        Command::Key(args) => key::run(&shell, args).await,
+        Command::Unlock(args) => shell.unless_interrupted(unlock::run(&shell, args)).await,
         Command::Demo(args) => demo::run(&shell, args).await,
         Command::Completions(args) => completions::shell(args),
         Command::Man => completions::manual(),
@@ -69,8 +73,11 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
 }
 
 impl Shell {
-    /// A verb that only reads, and so can be dropped wherever it is.
-    async fn unless_interrupted(&self, verb: impl Future<Output = Outcome>) -> Outcome {
+    /// Work that only reads, or whose writes stand each for itself, and so can be dropped wherever it is.
+    async fn unless_interrupted<T>(
+        &self,
+        verb: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         tokio::select! {
             outcome = verb => outcome,
             () = self.cancel.cancelled() => Err(cistern_engine::Error::Cancelled.into()),

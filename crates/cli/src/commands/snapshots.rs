@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Outcome, Shell};
 use crate::args::{self, SnapshotFilter};
 use crate::failure::Failure;
-use crate::listing::{local, short, snapshot_json};
+use crate::listing::{columns, local, short, snapshot_json};
 use crate::units::{count, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Snapshots) -> Outcome {
@@ -103,9 +103,5 @@ fn table(runs: &[Run]) -> String {
             column.set_cell_alignment(comfy_table::CellAlignment::Right);
         }
     }
-    table
-        .lines()
-        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
-        .collect::<Vec<_>>()
-        .join("\n")
+    columns(&table)
 }

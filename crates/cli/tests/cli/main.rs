@@ -7,6 +7,8 @@ mod forget;
 mod home;
 mod interop;
 mod interrupt;
+mod keys;
 mod pages;
 mod s3;
 mod terminal;
+mod unlock;

@@ -128,3 +128,42 @@ fn a_restore_that_replaces_is_asked_about() {
     assert_eq!(code, 0, "{shown}");
     assert_eq!(std::fs::read(home.path("data/a")).unwrap(), b"one");
 }
+
+#[test]
+fn a_new_password_is_asked_for_twice() {
+    let home = Home::new();
+    home.ok(&["init"]);
+    for (again, code) in [("falsch\n", 2), ("anders\n", 0)] {
+        let mut terminal = Terminal::run(&home, &["key", "passwd"]);
+        terminal.expect("enter new password: ").type_in("anders\n");
+        terminal.expect("enter password again: ").type_in(again);
+        let (ended, shown) = terminal.end();
+        assert_eq!(ended, code, "{shown}");
+        assert!(!shown.contains("anders") && !shown.contains("falsch"), "{shown}");
+    }
+    let home = home.with("CISTERN_PASSWORD", "anders");
+    let mut terminal = Terminal::run(&home, &["key", "add"]);
+    terminal.expect("enter new password: ").type_in("\n");
+    let (code, shown) = terminal.end();
+    assert!(code == 2 && shown.contains("empty"), "{shown}");
+    let mut terminal = Terminal::run(&home, &["key", "add"]);
+    terminal.expect("enter new password: ").type_in("\u{3}");
+    assert_eq!(terminal.end().0, 130);
+    assert_eq!(home.ok(&["key", "list", "--json"]).lines()[0].as_array().unwrap().len(), 1);
+    assert_eq!(std::fs::read_dir(home.path("repo/locks")).unwrap().count(), 0);
+}
+
+#[test]
+fn removing_locks_that_may_be_held_is_asked_about() {
+    let home = Home::new();
+    home.ok(&["init"]);
+    let odd = home.write(&format!("repo/locks/{}", "0".repeat(64)), "");
+    for (answer, code) in [("n\n", 2), ("\u{3}", 130), ("y\n", 0)] {
+        assert!(odd.exists());
+        let mut terminal = Terminal::run(&home, &["unlock", "--all"]);
+        terminal.expect("not stale   00000000").expect("at work? [y/N] ").type_in(answer);
+        let (ended, shown) = terminal.end();
+        assert_eq!(ended, code, "{shown}");
+    }
+    assert!(!odd.exists());
+}

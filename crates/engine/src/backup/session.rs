@@ -439,14 +439,22 @@ impl Session {
     }
 }
 
-/// Takes a shared lock. Whoever asks to stop meanwhile gets a lock that is on its way given back: one that
+/// Takes a shared lock.
+///
+/// # Errors
+/// As [`lock_as`].
+pub(crate) async fn lock(repository: &Repository, cx: &Cx) -> Result<Lock> {
+    lock_as(repository, LockKind::Shared, cx).await
+}
+
+/// Takes a lock. Whoever asks to stop meanwhile gets a lock that is on its way given back: one that
 /// stays behind would keep others out for half an hour.
 ///
 /// # Errors
 /// As [`Repository::lock`]; `Cancelled`.
-pub(crate) async fn lock(repository: &Repository, cx: &Cx) -> Result<Lock> {
+pub async fn lock_as(repository: &Repository, kind: LockKind, cx: &Cx) -> Result<Lock> {
     let (repository, identity, wait) = (repository.clone(), cx.identity.clone(), cx.lock_wait);
-    let mut taking = tokio::spawn(async move { repository.lock(LockKind::Shared, &identity, wait).await });
+    let mut taking = tokio::spawn(async move { repository.lock(kind, &identity, wait).await });
     let broken = |_| Error::Broken("taking the lock panicked".into());
     tokio::select! {
         taken = &mut taking => Ok(taken.map_err(broken)??),

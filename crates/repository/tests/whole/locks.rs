@@ -132,6 +132,53 @@ fn put(repo: &Repository, memory: &Memory, lock: &LockFile) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn locks_are_listed_and_exactly_the_one_that_is_meant_is_removed() {
+    let (memory, repo) = new().await;
+    let held = lock(&repo, LockKind::Shared).await;
+    let mine = locks(&memory);
+    let unreadable = Id::of(b"");
+    memory.insert(FileKind::Lock.key(&unreadable), "", Default::default());
+    let of = |age, hostname: &str, pid| LockFile {
+        time: Time::from(Timestamp::now() - SignedDuration::from_mins(age)),
+        exclusive: false,
+        hostname: hostname.into(),
+        username: "eve".into(),
+        pid,
+        uid: 0,
+        gid: 0,
+    };
+    for (file, stale) in [(of(31, "elsewhere", 1), true), (of(1, "host-0", 999_999_999), true)] {
+        put(&repo, &memory, &file);
+        let found = repo.locks(&who()).await.unwrap();
+        assert_eq!(found.len(), 3);
+        for lock in &found {
+            assert_eq!(lock.is_stale, lock.file.as_ref().is_ok_and(|file| file.username == "eve") && stale);
+            assert_eq!(lock.file.is_err(), lock.id == unreadable);
+        }
+        let stale = found.iter().find(|lock| lock.is_stale).unwrap();
+        repo.remove_lock(stale).await.unwrap();
+        repo.remove_lock(stale).await.unwrap();
+        let mut left = [&mine[..], &[FileKind::Lock.key(&unreadable)]].concat();
+        left.sort();
+        assert_eq!(locks(&memory), left);
+    }
+    held.check().unwrap();
+    held.release().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_looks_abandoned_is_told_apart() {
+    for (age, late) in [(1, false), (9, false), (11, true), (29, true)] {
+        let (memory, repo) = new().await;
+        let time = Time::from(Timestamp::now() - SignedDuration::from_mins(age));
+        let (hostname, username) = ("elsewhere".into(), "eve".into());
+        put(&repo, &memory, &LockFile { time, exclusive: true, hostname, username, pid: 1, uid: 0, gid: 0 });
+        let error = repo.lock(LockKind::Shared, &who(), Duration::ZERO).await.unwrap_err();
+        assert!(matches!(&error, Error::Locked { abandoned, .. } if *abandoned == late), "{age}: {error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lock_is_written_anew_every_five_minutes() {
     let (memory, repo) = new().await;
     let lock = lock(&repo, LockKind::Shared).await;

@@ -6,6 +6,7 @@ mod broken;
 mod crash;
 mod faults;
 mod interop;
+mod keys;
 mod locks;
 mod support;
 mod writer;
