@@ -11,6 +11,8 @@
 mod allocator;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,10 +27,11 @@ use cistern_testkit::Synthetic;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-/// An empty bucket, which stays so.
+/// A bucket that takes everything, and remembers no more than how much was sent in parts.
 #[derive(Debug, Default)]
 struct Nowhere {
     ledger: Ledger,
+    parts: AtomicU64,
 }
 
 fn not_there<T>(verb: Verb) -> cistern_bucket::Result<T> {
@@ -70,8 +73,16 @@ impl Bucket for Nowhere {
         Ok(Page::default())
     }
 
-    async fn head(&self, _: &Key) -> cistern_bucket::Result<(Entry, Attributes)> {
-        not_there(Verb::Head)
+    async fn head(&self, key: &Key) -> cistern_bucket::Result<(Entry, Attributes)> {
+        match self.parts.load(Relaxed) {
+            0 => not_there(Verb::Head),
+            size => {
+                let (modified, revision) = (jiff::Timestamp::UNIX_EPOCH, Revision::Unknown);
+                let entry =
+                    Entry { key: key.clone(), size, modified, revision, class: None, attributes: None };
+                Ok((entry, Attributes::default()))
+            }
+        }
     }
 
     async fn get(&self, _: &Key, _: &GetOptions) -> cistern_bucket::Result<Get> {
@@ -83,16 +94,20 @@ impl Bucket for Nowhere {
         Ok(Put { revision: Revision::Unknown })
     }
 
-    async fn begin_upload(&self, _: &Key, _: &PutOptions) -> cistern_bucket::Result<Upload> {
-        not_there(Verb::Multipart)
+    async fn begin_upload(&self, key: &Key, _: &PutOptions) -> cistern_bucket::Result<Upload> {
+        self.ledger.request(Verb::Multipart);
+        Ok(Upload { key: key.clone(), id: "upload".into() })
     }
 
-    async fn upload_part(&self, _: &Upload, _: u32, _: &[Bytes]) -> cistern_bucket::Result<PartId> {
-        not_there(Verb::Multipart)
+    async fn upload_part(&self, _: &Upload, number: u32, body: &[Bytes]) -> cistern_bucket::Result<PartId> {
+        self.ledger.request(Verb::Put);
+        self.parts.fetch_add(body.iter().map(|piece| piece.len() as u64).sum(), Relaxed);
+        Ok(PartId { number, etag: String::new() })
     }
 
     async fn complete_upload(&self, _: &Upload, _: &[PartId], _: &PutOptions) -> cistern_bucket::Result<Put> {
-        not_there(Verb::Multipart)
+        self.ledger.request(Verb::Multipart);
+        Ok(Put { revision: Revision::Unknown })
     }
 
     async fn abort_upload(&self, _: &Upload) -> cistern_bucket::Result<()> {

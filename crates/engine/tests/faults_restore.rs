@@ -199,6 +199,33 @@ async fn parts_of_an_object_that_was_not_finished_are_thrown_away() {
     assert_eq!(target.content(&Key::from("large")), None);
 }
 
+/// An object of more parts than fit into memory at once gives up its memory when one of them is refused, so that the
+/// others are restored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_that_is_refused_holds_up_no_other() {
+    let (mut scene, ..) = scene().await;
+    let large = Bytes::from(vec![7; 300 << 20]);
+    for name in ["large", "later"] {
+        scene.source.put(&name.into(), &[large.clone()], &PutOptions::default()).await.unwrap();
+    }
+    scene.backup_bucket().await;
+    let (refused, missing) = (Fault::Error(ErrorKind::Invalid), Fault::Error(ErrorKind::Unsupported));
+    for (fault, verb) in [(refused, Verb::Put), (missing, Verb::Multipart)] {
+        let target = Arc::new(Memory::new("s3://copy"));
+        let faulty = Faulty::new(target.clone());
+        faulty.inject(Rule::new(fault).verb(verb).prefix("large"));
+        scene.target = faulty;
+        let restore = scene.restore_to("s3://copy", |task| task.snapshot.paths = vec!["/orders".into()]);
+        let result =
+            tokio::time::timeout(Duration::from_secs(120), restore).await.expect("it waits for ever");
+        let report = incomplete(result);
+        assert_eq!(report.exceptions.total(), 1, "{report:?}");
+        assert_eq!(target.content(&Key::from("large")), None);
+        assert!(target.content(&Key::from("later")).is_some_and(|later| later == large));
+        assert_eq!(target.open_uploads(), 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_who_asks_to_stop_is_heard_and_nothing_half_written_stays() {
     for bucket in [false, true] {

@@ -191,6 +191,10 @@ impl Place<'_> {
         self.window.file(receiver.clone(), true);
         let (mut offset, mut begun) = (0u64, 0);
         for (number, id) in (0..).zip(ids) {
+            if object.has_failed() {
+                // What is left of it need not be read.
+                break;
+            }
             let length = self.job.reader.raw_length(BlobKind::Data, id).unwrap_or_default();
             let end = offset + u64::from(length);
             while u64::from(begun) * part_size < end {

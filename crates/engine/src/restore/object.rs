@@ -421,7 +421,16 @@ impl Parts {
     /// Makes room for a part, before the first blob that it needs is asked for.
     pub fn begin(&self, part: u32, memory: OwnedSemaphorePermit) {
         let length = self.length(part);
-        locked(&self.buffers).insert(part, (vec![0; length as usize], length, memory));
+        let mut buffers = locked(&self.buffers);
+        // Nobody would fill it, and its memory would be missing to all others for ever.
+        if !self.has_failed() {
+            buffers.insert(part, (vec![0; length as usize], length, memory));
+        }
+    }
+
+    /// Whether the object cannot be written any more.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 
     fn fail(&self, tell: impl FnOnce(&Store, &Key)) {
@@ -448,7 +457,7 @@ impl Parts {
             Ok(id) => locked(&self.done).push(id),
             Err(error) => self.fail(|store, key| store.refused(key, error)),
         }
-        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 && !self.failed.load(Ordering::Relaxed) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 && !self.has_failed() {
             tokio::select! {
                 biased;
                 () = self.complete() => (),
@@ -493,7 +502,7 @@ pub(crate) struct Pieces(pub Arc<Parts>);
 impl Receive for Pieces {
     fn piece(&self, _number: u32, offset: u64, contents: Result<&[u8], &cistern_repository::Error>) {
         let parts = &self.0;
-        if parts.failed.load(Ordering::Relaxed) || parts.store.stop.is_cancelled() {
+        if parts.has_failed() || parts.store.stop.is_cancelled() {
             return;
         }
         let contents = match contents {
