@@ -206,7 +206,7 @@ async fn a_large_object_that_is_refused_holds_up_no_other() {
     let (mut scene, ..) = scene().await;
     let large = Bytes::from(vec![7; 300 << 20]);
     for name in ["large", "later"] {
-        scene.source.put(&name.into(), &[large.clone()], &PutOptions::default()).await.unwrap();
+        scene.source.put(&name.into(), std::slice::from_ref(&large), &PutOptions::default()).await.unwrap();
     }
     scene.backup_bucket().await;
     let (refused, missing) = (Fault::Error(ErrorKind::Invalid), Fault::Error(ErrorKind::Unsupported));
