@@ -305,6 +305,8 @@ impl Restic {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
+            // Its `repair packs` leaves copies of the damaged packs where it is run.
+            .current_dir(self.repo.parent().unwrap())
             .env_clear()
             .env("TZ", "UTC")
             .env("RESTIC_PASSWORD", PASSWORD)
