@@ -9,7 +9,7 @@ use cistern_repository::{Id, Lock, LockKind, Repository, Snapshot};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::backup::session::open_repository;
+use crate::backup::session::{lock_as, open_repository};
 use crate::retention::{Group, Verdict, apply, groups};
 use crate::snapshots::{Run, resolve, runs};
 use crate::{Cx, Error, Forget, Result, SnapshotSelector};
@@ -80,10 +80,7 @@ pub(crate) async fn run(task: &Forget, cx: &Cx) -> Result<ForgetReport> {
             dry_run: true,
         });
     }
-    let lock = tokio::select! {
-        lock = repository.lock(LockKind::Exclusive, &cx.identity, cx.lock_wait) => lock?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let lock = lock_as(&repository, LockKind::Exclusive, cx).await?;
     let outcome = tokio::select! {
         outcome = remove(task, &repository, &lock) => outcome,
         () = cx.cancel.cancelled() => Err(Error::Cancelled),
