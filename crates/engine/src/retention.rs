@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG, Run};
+use crate::snapshots::{Run, is_reserved};
 
 /// What to keep. Each rule keeps for itself; what none keeps is forgotten.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -284,25 +284,12 @@ fn by_age(policy: &Policy, runs: &[Run], newest: &Time, kept_because: &mut [Vec<
 
 fn by_counts(policy: &Policy, runs: &[Run], newest_first: &[usize], kept_because: &mut [Vec<String>]) {
     for (period, count) in &policy.counts {
-        let mut left = match count {
-            Count::Most(most) => *most,
-            Count::All => u32::MAX,
+        let most = match count {
+            Count::Most(most) => *most as usize,
+            Count::All => usize::MAX,
         };
-        let mut before = None;
-        for (number, i) in newest_first.iter().enumerate() {
-            if left == 0 {
-                break;
-            }
-            let this = Some(period.of(&runs[*i], number));
-            // While there is something left, the oldest stays: that makes the history as long as it can be.
-            let is_oldest = number + 1 == newest_first.len();
-            if this == before && !is_oldest {
-                continue;
-            }
-            let oldest = if this == before { "oldest " } else { "" };
-            kept_because[*i].push(format!("{oldest}{period} snapshot"));
-            left -= 1;
-            before = this;
+        for (i, reason) in newest_of_each(*period, runs, newest_first).take(most) {
+            kept_because[i].push(reason);
         }
     }
 }
@@ -316,21 +303,28 @@ fn by_periods_within(
 ) {
     for (period, age) in &policy.periods_within {
         let since = age.before(newest);
-        let mut before = None;
-        for (number, i) in newest_first.iter().enumerate() {
-            if runs[*i].instant() <= since {
-                break;
-            }
-            let this = Some(period.of(&runs[*i], number));
-            let is_oldest = number + 1 == newest_first.len();
-            if this == before && !is_oldest {
-                continue;
-            }
-            let oldest = if this == before { "oldest " } else { "" };
-            kept_because[*i].push(format!("{oldest}{period} snapshot within {age}"));
-            before = this;
+        let is_within = |(i, _): &(usize, String)| runs[*i].instant() > since;
+        for (i, reason) in newest_of_each(*period, runs, newest_first).take_while(is_within) {
+            kept_because[i].push(format!("{reason} within {age}"));
         }
     }
+}
+
+/// The newest run of each period, and the oldest of all, which makes the history as long as it can be; with the reason.
+fn newest_of_each<'a>(
+    period: Period,
+    runs: &'a [Run],
+    newest_first: &'a [usize],
+) -> impl Iterator<Item = (usize, String)> + 'a {
+    let mut before = None;
+    newest_first.iter().enumerate().filter_map(move |(number, i)| {
+        let this = Some(period.of(&runs[*i], number));
+        let is_new = this != before;
+        before = this;
+        let is_oldest = number + 1 == newest_first.len();
+        let oldest = if is_new { "" } else { "oldest " };
+        (is_new || is_oldest).then(|| (*i, format!("{oldest}{period} snapshot")))
+    })
 }
 
 /// By what runs are told apart before a policy is applied to each group.
@@ -416,11 +410,7 @@ fn group_of(run: &Run, by: GroupBy) -> Group {
         texts.sort_unstable();
         texts
     };
-    let is_users = |tag: &&String| {
-        !tag.starts_with(RUN_TAG)
-            && !tag.starts_with(PARTS_TAG)
-            && ![INCOMPLETE_TAG, PARTIAL_TAG].contains(&tag.as_str())
-    };
+    let is_users = |tag: &&String| !is_reserved(tag);
     Group {
         host: by.host.then(|| first.hostname.clone()),
         paths: by.paths.then(|| sorted(run.source_paths().to_vec())),

@@ -61,17 +61,17 @@ impl Run {
     }
 }
 
+/// Whether a tag says something about a run, and not what a user wanted to say.
+pub(crate) fn is_reserved(tag: &str) -> bool {
+    tag.starts_with(RUN_TAG) || tag.starts_with(PARTS_TAG) || [INCOMPLETE_TAG, PARTIAL_TAG].contains(&tag)
+}
+
 /// Refuses tags that say something about a run, which only the run itself can know.
 ///
 /// # Errors
 /// `Invalid`.
 pub(crate) fn check_tags(tags: &[String]) -> Result<()> {
-    let reserved = |tag: &&String| {
-        tag.starts_with(RUN_TAG)
-            || tag.starts_with(PARTS_TAG)
-            || [INCOMPLETE_TAG, PARTIAL_TAG].contains(&&***tag)
-    };
-    match tags.iter().find(reserved) {
+    match tags.iter().find(|tag| is_reserved(tag)) {
         None => Ok(()),
         Some(tag) => {
             let names = format!("{RUN_TAG}…, {PARTS_TAG}…, {INCOMPLETE_TAG} and {PARTIAL_TAG}");

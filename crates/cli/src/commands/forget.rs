@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 
 use super::{Outcome, Shell, selector};
 use crate::args;
-use crate::listing::{local, short};
+use crate::listing::{columns, local, short};
 use crate::units::counted;
 
 pub async fn run(shell: &Shell, args: args::Forget) -> Outcome {
@@ -100,6 +100,5 @@ fn table(runs: &[Judged], dry_run: bool) -> String {
         let reasons = run.verdict.reasons.join(", ");
         table.add_row([short(id), local(&snapshot.time), parts, what.to_owned(), reasons]);
     }
-    let lines = table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
-    lines.collect::<Vec<_>>().join("\n")
+    columns(&table)
 }

@@ -11,8 +11,8 @@ pub(crate) struct Scratch {
     pub(crate) opener: Option<crate::pack::Opener>,
 }
 
-/// A buffer that grew beyond this is given back after use.
-const KEEP: usize = 8 << 20;
+/// Plain bytes that are held together; a buffer that had to grow beyond it for one large blob is given back after use.
+pub(super) const KEEP: usize = 8 << 20;
 
 type Work = Box<dyn FnOnce(&mut Scratch) + Send>;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::decoders::KEEP;
 use super::plan::{Item, Plan, Span, plan};
 use super::{Reader, Scratch, check_length, is_local, opener_of};
 use crate::pack::PackedBlob;
@@ -18,8 +19,8 @@ pub type Sink = dyn Fn(usize, Result<&[u8], &Error>) + Send + Sync;
 /// A range of a pack that is fetched at once, at most: several blobs, so that they can be hashed together. Allocators give
 /// memory of about 8 MiB and more back at once, and the next range would pay for new pages.
 const SPAN: usize = 7 << 20;
-/// Plain bytes that are hashed together, unless one blob alone has more.
-const GROUP: u64 = 8 << 20;
+/// Plain bytes that are hashed together, unless one blob alone has more: as much as a thread keeps room for.
+const GROUP: u64 = KEEP as u64;
 
 impl Reader {
     /// Fetches data blobs; repeats are allowed and cost nothing. `sink` is called for every position of `wanted`, on
