@@ -50,7 +50,8 @@ impl Chunker {
             let high = (byte as u64) << DEGREE;
             high | Polynomial(high).modulo(polynomial).0
         });
-        let sliced = sliced::available().then(|| Box::new(Matrices::new(polynomial)));
+        let how = sliced::available().first();
+        let sliced = how.map(|how| Box::new(Matrices::new(polynomial, *how)));
         let mut chunker = Chunker { out: [0; 256], modulo, sliced };
         chunker.out = std::array::from_fn(|byte| {
             (1..WINDOW).fold(chunker.append(0, byte as u8), |fingerprint, _| chunker.append(fingerprint, 0))
@@ -275,10 +276,11 @@ mod tests {
         .collect()
     }
 
-    /// With all that the processor has, and with tables only.
-    fn both(polynomial: Polynomial) -> [Chunker; 2] {
-        let chunker = || Arc::into_inner(Chunker::new(polynomial)).unwrap();
-        [chunker(), Chunker { sliced: None, ..chunker() }]
+    /// In every way that the processor has: with each of its instructions, and with tables only.
+    fn every_way(polynomial: Polynomial) -> Vec<Chunker> {
+        let chunker = |sliced| Chunker { sliced, ..Arc::into_inner(Chunker::new(polynomial)).unwrap() };
+        let by = |how: &sliced::How| chunker(Some(Box::new(Matrices::new(polynomial, *how))));
+        sliced::available().iter().map(by).chain([chunker(None)]).collect()
     }
 
     fn all_cuts(chunker: &Chunker, data: &[u8]) -> Vec<usize> {
@@ -307,7 +309,7 @@ mod tests {
             ("text", text),
             ("random, constant, random", gaps),
         ] {
-            for chunker in both(POLYNOMIAL) {
+            for chunker in every_way(POLYNOMIAL) {
                 assert_eq!(all_cuts(&chunker, &data), reference(POLYNOMIAL, &data), "{name}");
             }
         }
@@ -321,15 +323,16 @@ mod tests {
             let unit = noise(seed, period);
             let data: Vec<u8> = unit.iter().copied().cycle().take(length).collect();
             let expected = reference(polynomial, &data);
-            let [chunker, by_tables] = both(polynomial);
-            prop_assert_eq!(&all_cuts(&chunker, &data), &expected);
-            prop_assert_eq!(&all_cuts(&by_tables, &data), &expected);
+            let chunkers = every_way(polynomial);
+            for chunker in &chunkers {
+                prop_assert_eq!(&all_cuts(chunker, &data), &expected);
+            }
 
             // The same by candidates, found piecewise.
             let (mut found, mut from) = (Vec::new(), WINDOW);
             while from <= length {
                 let to = (from + 1_000_003).min(length);
-                chunker.candidates(&data, from, to, &mut found);
+                chunkers[0].candidates(&data, from, to, &mut found);
                 from = to + 1;
             }
             let found: Vec<u64> = found.into_iter().map(|cut| cut as u64).collect();
