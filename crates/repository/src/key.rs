@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::{KeyParts, MasterKey, Nonces, random};
+use crate::scrypt::scrypt;
 use crate::time::Time;
 use crate::{Error, Result};
 
@@ -168,14 +169,7 @@ impl KeyFile {
     }
 
     fn derive(&self, password: &SecretString) -> Result<MasterKey> {
-        let failed = "scrypt refused parameters that were checked";
-        let KeyFile { n, r, p, .. } = *self;
-        let params = scrypt::Params::new(n.ilog2() as u8, r as u32, p as u32).map_err(|_| {
-            Error::BadParameter { what: "key", detail: format!("scrypt with N = {n}, r = {r}").into() }
-        })?;
-        let mut derived = Zeroizing::new([0; 64]);
-        scrypt::scrypt(password.expose_secret().as_bytes(), &self.salt.0, &params, &mut derived[..])
-            .map_err(|_| Error::Broken(failed))?;
+        let derived = scrypt(password.expose_secret().as_bytes(), &self.salt.0, self.n, self.r, self.p)?;
         MasterKey::from_bytes(&derived)
     }
 }

@@ -70,6 +70,7 @@ pub mod polynomial;
 mod quote;
 mod reader;
 mod repository;
+mod scrypt;
 pub mod sha256;
 pub mod snapshot;
 mod store;

@@ -85,7 +85,7 @@ impl Map {
         Map {
             matrix: [rows; 4],
             low: std::array::from_fn(|i| image(i % 16)),
-            high: std::array::from_fn(|i| image(i % 16 << 4)),
+            high: std::array::from_fn(|i| image((i % 16) << 4)),
         }
     }
 }
