@@ -165,15 +165,7 @@ impl MasterKey {
     ///
     /// Plain bytes that do not authenticate never leave: `sealed` is cleared on failure.
     pub fn open_in_place<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a mut [u8]> {
-        let damaged = |detail| Error::damaged("sealed data", detail);
-        if sealed.len() < OVERHEAD {
-            return Err(damaged("it is shorter than its seal"));
-        }
-        let (iv, rest) = sealed.split_first_chunk_mut::<IV_LEN>().expect("the length was checked");
-        let (text, tag) = rest.split_last_chunk_mut::<MAC_LEN>().expect("the length was checked");
-        if *iv == [0; IV_LEN] {
-            return Err(damaged("its IV is zero"));
-        }
+        let (iv, text, tag) = parts_of(sealed)?;
         let mut mac = self.mac(iv)?;
         let mut block = u128::from_be_bytes(*iv);
         for piece in text.chunks_mut(STRIDE) {
@@ -183,8 +175,16 @@ impl MasterKey {
         }
         if verify_slices_are_equal(&mac.finish(), tag).is_err() {
             text.fill(0);
-            return Err(damaged("it does not authenticate"));
+            return Err(Error::damaged("sealed data", "it does not authenticate"));
         }
+        Ok(text)
+    }
+
+    /// Decrypts in place without checking the MAC: for bytes whose hash is known, and is compared before anything else
+    /// looks at them.
+    pub(crate) fn decrypt_in_place<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a mut [u8]> {
+        let (iv, text, _) = parts_of(sealed)?;
+        self.apply_stream(u128::from_be_bytes(*iv), text)?;
         Ok(text)
     }
 
@@ -241,6 +241,20 @@ impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MasterKey(..)")
     }
+}
+
+/// IV, ciphertext and MAC of sealed bytes.
+fn parts_of(sealed: &mut [u8]) -> Result<(&[u8; IV_LEN], &mut [u8], &[u8; MAC_LEN])> {
+    let damaged = |detail| Error::damaged("sealed data", detail);
+    if sealed.len() < OVERHEAD {
+        return Err(damaged("it is shorter than its seal"));
+    }
+    let (iv, rest) = sealed.split_first_chunk_mut::<IV_LEN>().expect("the length was checked");
+    let (text, tag) = rest.split_last_chunk_mut::<MAC_LEN>().expect("the length was checked");
+    if *iv == [0; IV_LEN] {
+        return Err(damaged("its IV is zero"));
+    }
+    Ok((iv, text, tag))
 }
 
 /// Poly1305 over pieces, all but the last of which are whole blocks.

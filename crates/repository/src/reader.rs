@@ -201,17 +201,25 @@ async fn fetch_range(inner: &Inner, pack: &Id, start: u64, end: u64, memory: Vec
     Ok(body.read_into(memory).await?)
 }
 
-/// Memory that fetched ranges have left: taking new pages for each costs as much as hashing a third of it.
+/// Memory that fetched ranges have left, by length: taking new pages for each costs as much as hashing a third of it.
 #[derive(Default)]
 pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
-    fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    /// Memory for `length` bytes: what held at least as many needs not be filled with zeros first.
+    fn take(&self, length: u64) -> Vec<u8> {
+        let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fitting = buffers.partition_point(|buffer| (buffer.len() as u64) < length);
+        match buffers.len().checked_sub(1) {
+            None => Vec::new(),
+            Some(last) => buffers.remove(fitting.min(last)),
+        }
     }
 
     fn give(&self, buffer: Vec<u8>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = buffers.partition_point(|other| other.len() < buffer.len());
+        buffers.insert(at, buffer);
     }
 }
 

@@ -1,5 +1,5 @@
-//! scrypt (RFC 7914), which turns a password into a key, with up to four of its parallel parts at once: each of them waits
-//! for its own results, as hashes do, and opening a repository is most of what a short command costs.
+//! scrypt (RFC 7914), which turns a password into a key, with two of its parallel parts in the halves of one vector: opening
+//! a repository is most of what a short command costs. More at once would be faster still, and take more memory.
 //!
 //! It is compared with the library's when it is used first; a difference, or a processor or parameters for which it is
 //! not made, has the library do it.
@@ -17,10 +17,8 @@ use zeroize::Zeroizing;
 
 use crate::{Error, Result};
 
-/// Memory of all parts that are mixed at once, at most; what a part alone needs is bounded by the caller.
+/// Memory for two parts, at most; what one alone needs is bounded by the caller.
 const MEMORY: usize = 128 << 20;
-/// Parts that are mixed at once, at most.
-const PARTS: usize = 4;
 
 /// 64 bytes from a password.
 ///
@@ -28,11 +26,10 @@ const PARTS: usize = 4;
 /// [`Error::BadParameter`] if scrypt does not know such parameters.
 pub(crate) fn scrypt(password: &[u8], salt: &[u8], n: u64, r: u64, p: u64) -> Result<Zeroizing<[u8; 64]>> {
     let part = usize::try_from(n.saturating_mul(r).saturating_mul(128)).unwrap_or(usize::MAX);
-    // Pairs of parts share vectors.
     if p > 1
         && part <= MEMORY / 2
         && works()
-        && let Some(key) = in_parts(password, salt, n as usize, r as usize, p as usize)
+        && let Some(key) = in_pairs(password, salt, n as usize, r as usize, p as usize)
     {
         return Ok(key);
     }
@@ -40,7 +37,8 @@ pub(crate) fn scrypt(password: &[u8], salt: &[u8], n: u64, r: u64, p: u64) -> Re
 }
 
 fn by_library(password: &[u8], salt: &[u8], n: u64, r: u64, p: u64) -> Result<Zeroizing<[u8; 64]>> {
-    let refused = || Error::BadParameter { what: "key", detail: format!("scrypt with N = {n}, r = {r}").into() };
+    let refused =
+        || Error::BadParameter { what: "key", detail: format!("scrypt with N = {n}, r = {r}").into() };
     let params = scrypt::Params::new(n.checked_ilog2().unwrap_or(0) as u8, r as u32, p as u32);
     let mut derived = Zeroizing::new([0; 64]);
     scrypt::scrypt(password, salt, &params.map_err(|_| refused())?, &mut derived[..])
@@ -53,24 +51,23 @@ fn works() -> bool {
     static WORKS: OnceLock<bool> = OnceLock::new();
     let same = |p: u64| {
         let (password, salt) = (b"a password", b"and its salt");
-        by_library(password, salt, 32, 2, p).ok() == in_parts(password, salt, 32, 2, p as usize)
+        by_library(password, salt, 32, 2, p).ok() == in_pairs(password, salt, 32, 2, p as usize)
     };
-    *WORKS.get_or_init(|| instructions::available() && (1..=PARTS as u64 + 1).all(same))
+    *WORKS.get_or_init(|| instructions::available() && (2..=5).all(same))
 }
 
 /// None if there is no memory for it.
-fn in_parts(password: &[u8], salt: &[u8], n: usize, r: usize, p: usize) -> Option<Zeroizing<[u8; 64]>> {
+fn in_pairs(password: &[u8], salt: &[u8], n: usize, r: usize, p: usize) -> Option<Zeroizing<[u8; 64]>> {
     let expand = |salt: &[u8], out: &mut [u8]| {
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, NonZeroU32::MIN, salt, password, out);
     };
     let part = 128 * r;
     let mut parts = Zeroizing::new(vec![0; p * part]);
     expand(salt, &mut parts);
-    let together = if PARTS.min(p) * part * n <= MEMORY { PARTS.min(p) } else { 2 };
-    // Large pages, if the system can: one by one, small ones would cost as much as the mixing.
-    let mut room = MmapMut::map_anon(together * part * n).ok()?;
+    // Large pages, if the system can: to get small ones, one by one, would cost as much as the mixing.
+    let mut room = MmapMut::map_anon(2 * part * n).ok()?;
     let _ = room.advise(Advice::HugePage);
-    parts.chunks_mut(together * part).for_each(|parts| instructions::mix(parts, n, r, &mut room));
+    parts.chunks_mut(2 * part).for_each(|pair| instructions::mix(pair, n, r, &mut room));
     let mut derived = Zeroizing::new([0; 64]);
     expand(&parts, &mut derived[..]);
     Some(derived)
@@ -92,47 +89,43 @@ mod instructions {
 mod instructions {
     use std::arch::x86_64::*;
 
-    /// One block of 64 bytes of each of 2 · `PAIRS` parts: four rows, in each the words of the pair's first part and then
-    /// those of its second.
-    type Block<const PAIRS: usize> = [[[u32; 8]; 4]; PAIRS];
+    /// One block of 64 bytes of two parts: four rows, in each the words of the first part and then those of the second.
+    type Block = [[u32; 8]; 4];
+    /// One block of one part.
+    type Half = [[u32; 4]; 4];
+    type Rows = [__m256i; 4];
 
     /// Which word of a block stands where: the diagonals, so that the quarter rounds of a round go in step.
     const WORDS: [[usize; 4]; 4] = [[0, 5, 10, 15], [4, 9, 14, 3], [8, 13, 2, 7], [12, 1, 6, 11]];
-
-    type Rows<const PAIRS: usize> = [[__m256i; 4]; PAIRS];
 
     pub(super) fn available() -> bool {
         is_x86_feature_detected!("avx2")
     }
 
-    /// Mixes up to four parts of 128 · `r` bytes each: scryptROMix of RFC 7914. The memory for it is that of `room`.
+    /// Mixes one or two parts of 128 · `r` bytes each: scryptROMix of RFC 7914. `room` is memory for it.
     pub(super) fn mix(parts: &mut [u8], n: usize, r: usize, room: &mut [u8]) {
         assert!(available(), "the caller asks first");
         // SAFETY: the processor has the features that the function is compiled for, as was just asserted.
-        match parts.len() / (128 * r) {
-            0..=2 => unsafe { mix_pairs::<1>(parts, n, r, room) },
-            _ => unsafe { mix_pairs::<2>(parts, n, r, room) },
-        }
+        unsafe { mix_pair(parts, n, r, room) }
     }
 
     #[target_feature(enable = "avx2")]
-    fn mix_pairs<const PAIRS: usize>(parts: &mut [u8], n: usize, r: usize, room: &mut [u8]) {
+    fn mix_pair(parts: &mut [u8], n: usize, r: usize, room: &mut [u8]) {
         let (blocks, count) = (2 * r, parts.len() / (128 * r));
-        assert!(n.is_power_of_two() && (1..=2 * PAIRS).contains(&count));
-        let mut x: Vec<Block<PAIRS>> = vec![[[[0; 8]; 4]; PAIRS]; blocks];
+        assert!(n.is_power_of_two() && (1..=2).contains(&count));
+        let mut x: Vec<Block> = vec![[[0; 8]; 4]; blocks];
         let mut y = x.clone();
         for_each_word(parts, r, |part, block, row, column, word| {
-            x[block][part / 2][row][part % 2 * 4 + column] = u32::from_le_bytes(*word);
+            x[block][row][part * 4 + column] = u32::from_le_bytes(*word);
         });
         // The states of each part by themselves: what is read together later lies together.
         let states = n * blocks;
-        let v: &mut [[[u32; 4]; 4]] = &mut bytemuck::cast_slice_mut(room)[..count * states];
+        let v: &mut [Half] = &mut bytemuck::cast_slice_mut(room)[..count * states];
         for at in (0..states).step_by(blocks) {
             for part in 0..count {
-                let state = &mut v[part * states + at..][..blocks];
-                for (to, from) in state.iter_mut().zip(&x) {
-                    for (to, row) in to.iter_mut().zip(&from[part / 2]) {
-                        *to = row.as_chunks().0[part % 2];
+                for (to, from) in v[part * states + at..][..blocks].iter_mut().zip(&x) {
+                    for (to, row) in to.iter_mut().zip(from) {
+                        *to = row.as_chunks().0[part];
                     }
                 }
             }
@@ -140,30 +133,23 @@ mod instructions {
             std::mem::swap(&mut x, &mut y);
         }
         for _ in 0..n {
-            let last = &x[blocks - 1];
-            // Of each part the first word of its last block says which; a vector that is not full has one part twice.
-            let chosen: [[&[[[u32; 4]; 4]]; 2]; PAIRS] = std::array::from_fn(|pair| {
-                [0, 1].map(|half| {
-                    let number = last[pair][0][half * 4] as usize & (n - 1);
-                    &v[(2 * pair + half).min(count - 1) * states + number * blocks..][..blocks]
-                })
-            });
+            // The first word of a part's last block says which state; one alone is there twice.
+            let state = |part: usize| {
+                let number = x[blocks - 1][0][part * 4] as usize & (n - 1);
+                &v[part.min(count - 1) * states + number * blocks..][..blocks]
+            };
+            let (first, second) = (state(0), state(1));
             mix_blocks(&mut y, |block| {
                 let mut rows = load(&x[block]);
-                for pair in 0..PAIRS {
-                    let [first, second] = chosen[pair];
-                    let (first, second) = (&first[block], &second[block]);
-                    for row in 0..4 {
-                        let other = halves(&first[row], &second[row]);
-                        rows[pair][row] = _mm256_xor_si256(rows[pair][row], other);
-                    }
+                for row in 0..4 {
+                    rows[row] = _mm256_xor_si256(rows[row], both(&first[block][row], &second[block][row]));
                 }
                 rows
             });
             std::mem::swap(&mut x, &mut y);
         }
         for_each_word(parts, r, |part, block, row, column, word| {
-            *word = x[block][part / 2][row][part % 2 * 4 + column].to_le_bytes();
+            *word = x[block][row][part * 4 + column].to_le_bytes();
         });
     }
 
@@ -187,15 +173,13 @@ mod instructions {
 
     /// scryptBlockMix of what `input` gives for each block.
     #[target_feature(enable = "avx2")]
-    fn mix_blocks<const PAIRS: usize>(output: &mut [Block<PAIRS>], input: impl Fn(usize) -> Rows<PAIRS>) {
+    fn mix_blocks(output: &mut [Block], input: impl Fn(usize) -> Rows) {
         let count = output.len();
         let mut state = input(count - 1);
         for block in 0..count {
             let next = input(block);
-            for pair in 0..PAIRS {
-                for row in 0..4 {
-                    state[pair][row] = _mm256_xor_si256(state[pair][row], next[pair][row]);
-                }
+            for row in 0..4 {
+                state[row] = _mm256_xor_si256(state[row], next[row]);
             }
             salsa20_8(&mut state);
             // Even blocks come first.
@@ -204,16 +188,14 @@ mod instructions {
     }
 
     #[target_feature(enable = "avx2")]
-    fn salsa20_8<const PAIRS: usize>(state: &mut Rows<PAIRS>) {
-        let before = *state;
-        /// One quarter round of all columns of all pairs: `$to` ^= (`$a` + `$b`) <<< `$by`.
+    fn salsa20_8(rows: &mut Rows) {
+        let before = *rows;
+        /// One quarter round of all columns: `$to` ^= (`$a` + `$b`) <<< `$by`.
         macro_rules! quarter {
             ($to:literal $a:literal $b:literal $by:literal) => {
-                for rows in state.iter_mut() {
-                    let sum = _mm256_add_epi32(rows[$a], rows[$b]);
-                    rows[$to] = _mm256_xor_si256(rows[$to], _mm256_slli_epi32::<$by>(sum));
-                    rows[$to] = _mm256_xor_si256(rows[$to], _mm256_srli_epi32::<{ 32 - $by }>(sum));
-                }
+                let sum = _mm256_add_epi32(rows[$a], rows[$b]);
+                rows[$to] = _mm256_xor_si256(rows[$to], _mm256_slli_epi32::<$by>(sum));
+                rows[$to] = _mm256_xor_si256(rows[$to], _mm256_srli_epi32::<{ 32 - $by }>(sum));
             };
         }
         for _ in 0..4 {
@@ -222,53 +204,43 @@ mod instructions {
             quarter!(3 2 1 13);
             quarter!(0 3 2 18);
             // The diagonals of the columns become those of the rows, and back.
-            for rows in state.iter_mut() {
-                rows[1] = _mm256_shuffle_epi32::<0x93>(rows[1]);
-                rows[2] = _mm256_shuffle_epi32::<0x4e>(rows[2]);
-                rows[3] = _mm256_shuffle_epi32::<0x39>(rows[3]);
-            }
+            rows[1] = _mm256_shuffle_epi32::<0x93>(rows[1]);
+            rows[2] = _mm256_shuffle_epi32::<0x4e>(rows[2]);
+            rows[3] = _mm256_shuffle_epi32::<0x39>(rows[3]);
             quarter!(3 0 1 7);
             quarter!(2 3 0 9);
             quarter!(1 2 3 13);
             quarter!(0 1 2 18);
-            for rows in state.iter_mut() {
-                rows[1] = _mm256_shuffle_epi32::<0x39>(rows[1]);
-                rows[2] = _mm256_shuffle_epi32::<0x4e>(rows[2]);
-                rows[3] = _mm256_shuffle_epi32::<0x93>(rows[3]);
-            }
+            rows[1] = _mm256_shuffle_epi32::<0x39>(rows[1]);
+            rows[2] = _mm256_shuffle_epi32::<0x4e>(rows[2]);
+            rows[3] = _mm256_shuffle_epi32::<0x93>(rows[3]);
         }
-        for (rows, before) in state.iter_mut().zip(before) {
-            for (row, before) in rows.iter_mut().zip(before) {
-                *row = _mm256_add_epi32(*row, before);
-            }
+        for (row, before) in rows.iter_mut().zip(before) {
+            *row = _mm256_add_epi32(*row, before);
         }
     }
 
     #[target_feature(enable = "avx2")]
-    fn load<const PAIRS: usize>(block: &Block<PAIRS>) -> Rows<PAIRS> {
-        let mut loaded = [[_mm256_setzero_si256(); 4]; PAIRS];
-        for (to, rows) in loaded.iter_mut().zip(block) {
-            for (to, row) in to.iter_mut().zip(rows) {
-                // SAFETY: a row is 32 bytes of plain integers; the load needs no alignment.
-                *to = unsafe { _mm256_loadu_si256(row.as_ptr().cast()) };
-            }
+    fn load(block: &Block) -> Rows {
+        let mut rows = [_mm256_setzero_si256(); 4];
+        for (to, row) in rows.iter_mut().zip(block) {
+            // SAFETY: a row is 32 bytes of plain integers; the load needs no alignment.
+            *to = unsafe { _mm256_loadu_si256(row.as_ptr().cast()) };
         }
-        loaded
+        rows
     }
 
     #[target_feature(enable = "avx2")]
-    fn store<const PAIRS: usize>(rows: &Rows<PAIRS>, block: &mut Block<PAIRS>) {
-        for (rows, to) in rows.iter().zip(block) {
-            for (row, to) in rows.iter().zip(to) {
-                // SAFETY: a row is 32 bytes of plain integers; the store needs no alignment.
-                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), *row) };
-            }
+    fn store(rows: &Rows, block: &mut Block) {
+        for (row, to) in rows.iter().zip(block) {
+            // SAFETY: a row is 32 bytes of plain integers; the store needs no alignment.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), *row) };
         }
     }
 
     /// A row of two parts.
     #[target_feature(enable = "avx2")]
-    fn halves(first: &[u32; 4], second: &[u32; 4]) -> __m256i {
+    fn both(first: &[u32; 4], second: &[u32; 4]) -> __m256i {
         // SAFETY: each half is 16 bytes of plain integers; the loads need no alignment.
         let (first, second) =
             unsafe { (_mm_loadu_si128(first.as_ptr().cast()), _mm_loadu_si128(second.as_ptr().cast())) };
@@ -327,7 +299,7 @@ mod tests {
             let expected = by_library(&password, &salt, n, r, p).unwrap();
             prop_assert_eq!(&scrypt(&password, &salt, n, r, p).unwrap()[..], &expected[..]);
             if instructions::available() {
-                let own = in_parts(&password, &salt, n as usize, r as usize, p as usize).unwrap();
+                let own = in_pairs(&password, &salt, n as usize, r as usize, p as usize).unwrap();
                 prop_assert_eq!(&own[..], &expected[..]);
             }
         }

@@ -74,7 +74,8 @@ impl Reader {
         for item in &span.items {
             check_length(&item.place.blob(BlobKind::Data, item.id))?;
         }
-        self.fetch(span.pack, span.start, span.end, self.inner.buffers.take()).await
+        let memory = self.inner.buffers.take(span.end - span.start);
+        self.fetch(span.pack, span.start, span.end, memory).await
     }
 
     /// Opens all blobs of a span on a decoding thread; those that are damaged are looked for elsewhere.
@@ -141,7 +142,7 @@ fn open_all(
         for item in now {
             let blob = item.place.blob(BlobKind::Data, item.id);
             // Entries that overlap, as only a liar writes them, are left to be read one by one.
-            match take(&mut rest, &mut at, &blob).map(|own| opener.open_unverified(&blob, own, out)) {
+            match take(&mut rest, &mut at, &blob).map(|own| opener.open_for_hash(&blob, own, out)) {
                 Some(Ok(plain)) => opened.push((item, plain)),
                 None | Some(Err(_)) => failed.push(item.clone()),
             }
