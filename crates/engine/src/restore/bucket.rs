@@ -361,6 +361,8 @@ pub(crate) fn is_odd(key: &[u8]) -> bool {
 
 /// The next step of a walk, unless somebody asks to stop.
 pub(crate) async fn next(job: &Job, walk: &mut Walk) -> Result<Option<Step>> {
+    // As for directories: steps that are at hand are taken without waiting.
+    job.check()?;
     tokio::select! {
         biased;
         step = walk.next() => step,

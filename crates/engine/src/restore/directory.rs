@@ -175,6 +175,8 @@ pub(crate) fn split<'a>(mapped: &'a Mapped<'_>) -> (usize, &'a [u8]) {
 
 /// The next step of a walk, unless somebody asks to stop.
 pub(crate) fn next(job: &Job, walk: &mut Walk, handle: &Handle) -> Result<Option<Step>> {
+    // A step that is at hand is taken without waiting, and there may be no end of those.
+    job.check()?;
     handle.block_on(async {
         tokio::select! {
             biased;
