@@ -25,7 +25,7 @@ const FLAGS: [&str; 7] = [
 ];
 
 /// Targets that run at once: more than there are cores on small machines, as every one has its minute all the same.
-const JOBS: u64 = 4;
+const JOBS: u64 = 9;
 
 /// Fuzz the parsers
 #[derive(clap::Args)]

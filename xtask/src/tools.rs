@@ -146,6 +146,18 @@ fn go_build(folder: &Path, name: &str, package: &str) -> Result<()> {
         .map(drop)
 }
 
+/// Starts moto's server. It looks for the folders of all its services at every request, which are the same ones each time
+/// and take a third of its time.
+const START_MOTO: &str = r#"#!/bin/sh
+exec "$(dirname "$0")/../venv/bin/python" -c '
+import moto.backends
+modules = list(moto.backends.list_of_moto_modules())
+moto.backends.list_of_moto_modules = lambda: modules
+from moto.server import main
+main()
+' "$@"
+"#;
+
 /// Installs moto beside a Python of its own.
 fn moto(folder: &Path) -> Result<()> {
     let venv = || output(Command::new("python3").args(["-m", "venv"]).arg(folder.join("venv")));
@@ -155,6 +167,6 @@ fn moto(folder: &Path) -> Result<()> {
     output(pip.arg(root().join("xtask/tools/moto/requirements.txt")))?;
     // pip's own start scripts name the folder that they were made in, and this one is renamed.
     let start = folder.join("bin/moto");
-    fs::write(&start, "#!/bin/sh\nexec \"$(dirname \"$0\")/../venv/bin/python\" -m moto.server \"$@\"\n")?;
+    fs::write(&start, START_MOTO)?;
     Ok(fs::set_permissions(start, fs::Permissions::from_mode(0o755))?)
 }

@@ -16,6 +16,9 @@ use cistern_testkit::{Seed, hostile, seed};
 use futures::{StreamExt, stream};
 
 const COUNT: usize = 10_000;
+/// As many for servers that take milliseconds for each; more than ten thousand go through them on their way into a
+/// repository and back (`cli::s3`).
+const FEWER: usize = 3_000;
 const PARALLEL: usize = 16;
 
 /// What became of the keys.
@@ -172,8 +175,12 @@ fn reasons(keys: &BTreeSet<Key>, all: &BTreeSet<Key>) -> BTreeMap<&'static str, 
 }
 
 fn start() -> (Seed, Vec<Key>, BTreeSet<Key>) {
+    start_with(COUNT)
+}
+
+fn start_with(count: usize) -> (Seed, Vec<Key>, BTreeSet<Key>) {
     let seed = seed(20_261_122);
-    let keys = hostile::keys(seed.value(), COUNT);
+    let keys = hostile::keys(seed.value(), count);
     let all = keys.iter().cloned().collect();
     (seed, keys, all)
 }
@@ -235,7 +242,7 @@ async fn the_embedded_server_holds_every_key_as_aws_does() {
 
 #[tokio::test]
 async fn minio_loses_only_what_it_is_known_to_lose() {
-    let (_seed, keys, all) = start();
+    let (_seed, keys, all) = start_with(FEWER);
     let place = places::minio("hostile");
     let outcome = round_trip_with(place.bucket.clone(), keys, |key, kind| match kind {
         ErrorKind::Denied => reason(key, &all) == "a name of MinIO's own",
@@ -248,16 +255,16 @@ async fn minio_loses_only_what_it_is_known_to_lose() {
         let others: Vec<_> = keys.iter().filter(|key| reason(key, &all) == "no known reason").collect();
         assert!(others.is_empty(), "{fate}: {others:?}");
     }
-    assert!(outcome.held.len() > 1_500, "{}", outcome.held.len());
+    assert!(outcome.held.len() > FEWER * 15 / 100, "{}", outcome.held.len());
 }
 
 #[tokio::test]
 async fn moto_loses_only_line_breaks() {
-    let (_seed, keys, _) = start();
+    let (_seed, keys, _) = start_with(FEWER);
     let place = places::moto("hostile");
     let outcome = round_trip_with(place.bucket.clone(), keys, |_, kind| kind == ErrorKind::NoSuchKey).await;
     let broken = |key: &&Key| key.as_bytes().iter().any(|byte| matches!(byte, b'\n' | b'\r'));
     let others: Vec<_> = outcome.refused.iter().chain(&outcome.lost).filter(|key| !broken(key)).collect();
     assert!(others.is_empty(), "{others:?}");
-    assert!(outcome.held.len() > 8_000, "{}", outcome.held.len());
+    assert!(outcome.held.len() > FEWER * 80 / 100, "{}", outcome.held.len());
 }

@@ -22,6 +22,29 @@ const MAX_WORK: u64 = 4 << 30;
 /// Largest N.
 const MAX_N: u64 = 1 << 20;
 
+/// What it costs to turn a password into a key: scrypt's parameters (RFC 7914). Whoever guesses passwords pays it for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KdfParams {
+    /// Cost, a power of two.
+    pub n: u64,
+    /// Block size.
+    pub r: u64,
+    /// Parallelism.
+    pub p: u64,
+}
+
+impl Default for KdfParams {
+    /// 32 MiB and about 0.3 s of one core, as restic chooses.
+    fn default() -> Self {
+        KdfParams { n: 32_768, r: 8, p: 4 }
+    }
+}
+
+impl KdfParams {
+    /// No protection at all: for tests, which open a repository many times with a password that everybody knows.
+    pub const NONE: KdfParams = KdfParams { n: 2, r: 1, p: 1 };
+}
+
 /// One way to open a repository. It holds no secret in the clear.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeyFile {
@@ -78,10 +101,11 @@ impl Drop for MasterJson {
 }
 
 impl KeyFile {
-    /// Seals `master` by `password`, with N = 32768, r = 8, p = 4: 32 MiB and about 0.3 s of one core.
+    /// Seals `master` by `password`.
     pub fn create(
         master: &MasterKey,
         password: &SecretString,
+        kdf: KdfParams,
         username: &str,
         hostname: &str,
         now: Time,
@@ -93,13 +117,14 @@ impl KeyFile {
             username: username.into(),
             hostname: hostname.into(),
             kdf: "scrypt".into(),
-            n: 32_768,
-            r: 8,
-            p: 4,
+            n: kdf.n,
+            r: kdf.r,
+            p: kdf.p,
             salt: Base64(salt),
             data: Base64(Vec::new()),
             other: Map::new(),
         };
+        file.check()?;
         let parts = master.parts();
         let json = MasterJson {
             mac: MacJson { k: Base64(parts.k.to_vec()), r: Base64(parts.r.to_vec()) },
@@ -205,7 +230,15 @@ mod tests {
     #[test]
     fn the_password_opens_and_another_does_not() {
         let master = MasterKey::generate().unwrap();
-        let file = KeyFile::create(&master, &password("päss"), "root", "host", Time::new(1, 2)).unwrap();
+        let file = KeyFile::create(
+            &master,
+            &password("päss"),
+            KdfParams::default(),
+            "root",
+            "host",
+            Time::new(1, 2),
+        )
+        .unwrap();
         let file = KeyFile::parse(&file.to_json()).unwrap();
         assert_eq!((file.n, file.r, file.p, file.salt.0.len()), (32_768, 8, 4, 64));
         let opened = file.open(&password("päss")).unwrap();

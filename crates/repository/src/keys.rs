@@ -138,10 +138,10 @@ impl Repository {
             return Err(Error::BadParameter { what: "the new password", detail: "it is empty".into() });
         }
         let (inner, key) = (self.inner(), new.clone());
-        let master = inner.master.clone();
+        let (master, kdf) = (inner.master.clone(), inner.options.kdf);
         let json = blocking(move || {
             let now = Time::from(jiff::Timestamp::now());
-            Ok(KeyFile::create(&master, &key.password, &key.username, &key.hostname, now)?.to_json())
+            Ok(KeyFile::create(&master, &key.password, kdf, &key.username, &key.hostname, now)?.to_json())
         })
         .await?;
         let id = Id::of(&json);

@@ -82,6 +82,7 @@ pub use check::{CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progr
 pub use error::{Error, Result};
 pub use id::{BlobKind, Id, ParseIdError};
 pub use index::{Index, Location};
+pub use key::KdfParams;
 pub use keys::{MAX_KEYS, NewKey, StoredKey};
 pub use lock::{HeldLock, Lock, LockFile, LockKind};
 pub use node::{Node, NodeKind, Xattr};

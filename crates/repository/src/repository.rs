@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::crypto::MasterKey;
 use crate::file::{self, FileKind};
 use crate::index::{Index, IndexBuilder};
-use crate::key::KeyFile;
+use crate::key::{KdfParams, KeyFile};
 use crate::pack::{Opener, Sealer};
 use crate::polynomial::Polynomial;
 use crate::reader::{Buffers, Decoders};
@@ -79,6 +79,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// The key file to try first.
     pub key_hint: Option<Id>,
+    /// What a new key costs whoever opens the repository with it.
+    pub kdf: KdfParams,
     /// Opens, decompresses and compares every blob that was just sealed, before it counts. On unless switched off.
     pub verify_writes: bool,
     /// How new blobs are compressed.
@@ -101,6 +103,7 @@ impl Default for Options {
         Options {
             cache: None,
             key_hint: None,
+            kdf: KdfParams::default(),
             verify_writes: true,
             compression: Compression::Auto,
             workers,
@@ -181,9 +184,10 @@ impl Repository {
             },
             false => {
                 let (secret, user, host) = (password.clone(), who.username.clone(), who.hostname.clone());
+                let kdf = options.kdf;
                 let (master, file) = blocking(move || {
                     let (master, now) = (MasterKey::generate()?, Time::from(jiff::Timestamp::now()));
-                    let file = KeyFile::create(&master, &secret, &user, &host, now)?;
+                    let file = KeyFile::create(&master, &secret, kdf, &user, &host, now)?;
                     Ok((master, file))
                 })
                 .await?;

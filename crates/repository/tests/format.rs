@@ -20,7 +20,7 @@ use cistern_repository::key::KeyFile;
 use cistern_repository::node::mode;
 use cistern_repository::pack::{self, Header, Opener, PackBuilder, PackedBlob, Sealer};
 use cistern_repository::sha256::Lanes;
-use cistern_repository::{BlobKind, Error, Id, Node, NodeKind, Snapshot, Time, Tree, TreeBuilder};
+use cistern_repository::{BlobKind, Error, Id, KdfParams, Node, NodeKind, Snapshot, Time, Tree, TreeBuilder};
 use cistern_testkit::tools;
 use secrecy::SecretString;
 
@@ -347,7 +347,15 @@ fn restic_checks_and_reads_what_these_primitives_write() {
         fs::write(path, bytes).unwrap();
     };
     let key = Arc::new(MasterKey::generate().unwrap());
-    let file = KeyFile::create(&key, &SecretString::from(PASSWORD), "root", "host", Time::new(1, 0)).unwrap();
+    let file = KeyFile::create(
+        &key,
+        &SecretString::from(PASSWORD),
+        KdfParams::NONE,
+        "root",
+        "host",
+        Time::new(1, 0),
+    )
+    .unwrap();
     put(FileKind::Key, &Id::of(&file.to_json()), &file.to_json());
     let mut sealer = Sealer::new(key.clone(), Some(3)).unwrap();
     let config = Config::create(None).unwrap();

@@ -213,7 +213,8 @@ fn hostile_keys_come_back((endpoint, id, secret): (&str, &str, &str), least: usi
     block_on(async {
         delete_all(&hostile).await;
     });
-    home.ok(&["restore", "latest", "--to", "s3://hostile", "--verify"]);
+    home.ok(&["restore", "latest", "--to", "s3://hostile"]);
+    // The entity tags say what the contents are.
     let after = block_on(list_all(&hostile));
     for (key, entry) in &before {
         assert_eq!(after.get(key), Some(entry), "{key}");

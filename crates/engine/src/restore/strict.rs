@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cistern_bucket::{Address, Bucket, Memory};
-use cistern_repository::{Identity, NodeKind, Options, Repository, Time};
+use cistern_repository::{Identity, KdfParams, NodeKind, Options, Repository, Time};
 use rustix::fs::{Stat, StatFs};
 use rustix::io::{Errno, Result};
 use secrecy::SecretString;
@@ -198,7 +198,7 @@ impl Access for Way {
     }
 
     fn options(&self, _: &Address) -> Options {
-        Options { workers: 2, memory: 64 << 20, ..Options::default() }
+        Options { workers: 2, memory: 64 << 20, kdf: KdfParams::NONE, ..Options::default() }
     }
 }
 

@@ -18,7 +18,9 @@ use cistern_bucket::{
     Get, GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Tags, Upload, Verb,
 };
 use cistern_engine::{Access, Backup, BackupReport, Cx, Note, Progress, Report, Result, Role, Status, Task};
-use cistern_repository::{BlobKind, Id, Identity, Node, NodeKind, Options, Reader, Repository, Snapshot};
+use cistern_repository::{
+    BlobKind, Id, Identity, KdfParams, Node, NodeKind, Options, Reader, Repository, Snapshot,
+};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -101,7 +103,7 @@ impl Disk {
         std::fs::create_dir(temp.path().join("source")).unwrap();
         Disk {
             temp,
-            options: Options { workers: 2, memory: 64 << 20, ..Options::default() },
+            options: Options { workers: 2, memory: 64 << 20, kdf: KdfParams::NONE, ..Options::default() },
             bucket: None,
             cancel: CancellationToken::new(),
             judge: cistern_testkit::tools::restic().unwrap(),

@@ -20,7 +20,8 @@ use cistern_engine::{
     Result, Role, Selection, SnapshotSelector, Status, TargetWriter, Task,
 };
 use cistern_repository::{
-    Id, Identity, LockKind, Node, NodeKind, Options, Repository, Snapshot, Time, TreeBuilder, Writer, node,
+    Id, Identity, KdfParams, LockKind, Node, NodeKind, Options, Repository, Snapshot, Time, TreeBuilder,
+    Writer, node,
 };
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -100,7 +101,7 @@ pub fn password() -> SecretString {
 }
 
 fn options() -> Options {
-    Options { workers: 2, memory: 64 << 20, ..Options::default() }
+    Options { workers: 2, memory: 64 << 20, kdf: KdfParams::NONE, ..Options::default() }
 }
 
 fn identity(uid: u32) -> Identity {

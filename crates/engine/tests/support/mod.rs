@@ -20,7 +20,9 @@ use cistern_engine::{
 };
 use cistern_repository::crypto::{MasterKey, Nonces};
 use cistern_repository::key::KeyFile;
-use cistern_repository::{BlobKind, Id, Identity, NodeKind, Options, Reader, Repository, Snapshot, Tree};
+use cistern_repository::{
+    BlobKind, Id, Identity, KdfParams, NodeKind, Options, Reader, Repository, Snapshot, Tree,
+};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +67,7 @@ pub fn password() -> SecretString {
 }
 
 fn options() -> Options {
-    Options { workers: 2, memory: 64 << 20, ..Options::default() }
+    Options { workers: 2, memory: 64 << 20, kdf: KdfParams::NONE, ..Options::default() }
 }
 
 pub fn identity() -> Identity {

@@ -14,8 +14,8 @@ use cistern_repository::index::IndexFile;
 use cistern_repository::key::KeyFile;
 use cistern_repository::pack::{PackedBlob, Sealer};
 use cistern_repository::{
-    BlobKind, CheckOptions, Error, Finding, Id, LockKind, Node, NodeKind, Options, Problem, Repository, Time,
-    TreeBuilder, check,
+    BlobKind, CheckOptions, Error, Finding, Id, KdfParams, LockKind, Node, NodeKind, Options, Problem,
+    Repository, Time, TreeBuilder, check,
 };
 use cistern_testkit::seed;
 
@@ -36,7 +36,9 @@ impl Hostile {
     async fn with(options: Options) -> Self {
         let memory = Arc::new(Memory::new("hostile"));
         let master = Arc::new(MasterKey::generate().unwrap());
-        let key = KeyFile::create(&master, &password(), "ann", "host-0", Time::new(0, 0)).unwrap().to_json();
+        let key = KeyFile::create(&master, &password(), KdfParams::NONE, "ann", "host-0", Time::new(0, 0))
+            .unwrap()
+            .to_json();
         let mut sealer = Sealer::new(master, Some(3)).unwrap();
         let config = Config::create(None).unwrap().to_json();
         let config = file::seal(&mut sealer, FileKind::Config, &config).unwrap();
@@ -179,7 +181,7 @@ async fn bombs_are_refused_before_they_go_off() {
     let keys = hostile.memory.keys();
     let good = keys.iter().find(|key| key.as_bytes().starts_with(b"keys/")).unwrap();
     let json = String::from_utf8(hostile.memory.content(good).unwrap().to_vec()).unwrap();
-    let bomb = json.replace("\"N\":32768", "\"N\":1073741824");
+    let bomb = json.replace("\"N\":2,", "\"N\":1073741824,");
     assert_ne!(json, bomb);
     hostile.memory.insert(FileKind::Key.key(&Id::of(bomb.as_bytes())), bomb.clone(), Attributes::default());
     Repository::open(hostile.memory.clone(), &password(), options()).await.unwrap();

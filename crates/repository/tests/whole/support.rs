@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use cistern_bucket::{Bucket, Directory, Durability};
 use cistern_repository::{
-    BlobKind, Contents, Id, Identity, Lock, LockKind, Node, NodeKind, Options, Reader, Repository, Result,
-    Snapshot, Time, TreeBuilder, Writer, node::mode,
+    BlobKind, Contents, Id, Identity, KdfParams, Lock, LockKind, Node, NodeKind, Options, Reader, Repository,
+    Result, Snapshot, Time, TreeBuilder, Writer, node::mode,
 };
 use cistern_testkit::Random;
 use secrecy::SecretString;
@@ -30,7 +30,7 @@ pub fn who() -> Identity {
 }
 
 pub fn options() -> Options {
-    Options { workers: 2, ..Options::default() }
+    Options { workers: 2, kdf: KdfParams::NONE, ..Options::default() }
 }
 
 pub fn directory(path: &Path) -> Arc<dyn Bucket> {
