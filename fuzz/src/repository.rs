@@ -101,8 +101,8 @@ pub fn index(data: &[u8]) {
         return;
     }
     let mut builder = IndexBuilder::new();
-    builder.add_file(data).expect("it was read before");
-    let index = builder.finish();
+    builder.add_file(&Id::default(), data).expect("it was read before");
+    let index = builder.finish().expect("it is kept in memory");
     for (pack, blob) in &all {
         let found: Vec<Id> =
             index.lookup_all(blob.kind, &blob.id).map(|place| index.pack(place.pack)).collect();

@@ -6,7 +6,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use cistern_engine::Unused;
 use cistern_engine::retention::{Age, Count, GroupBy};
+use cistern_repository::ReadData;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Backs up and restores cloud object storage into repositories that restic reads.
@@ -197,8 +199,16 @@ Rules add up: a snapshot that any of them keeps is kept. Each is applied to ever
 counts from the newest snapshot, not from today. A backup in several parts is kept or removed as a whole. Snapshots of
 backups that did not succeed have a count of their own (--keep-incomplete) and push out no others.
 
-Space is freed when the repository is pruned.")]
+Space is freed when the repository is pruned, at once with --prune.")]
     Forget(Forget),
+    /// Free what no snapshot needs
+    #[command(after_long_help = "\
+Packs that nobody needs are deleted; packs that are needed in part are packed anew until no more than
+--max-unused of what stays is unused. New packs and a new index are durable before anything is deleted,
+so that a prune may be stopped at any moment: the next one goes on with what is left.
+
+Nothing is deleted if anything that a snapshot needs is missing: `cistern check` tells what.")]
+    Prune(Prune),
     /// List what a snapshot holds
     Ls(Ls),
     /// Find keys by pattern in all snapshots
@@ -409,9 +419,47 @@ pub struct Forget {
     /// Show what would be removed, and remove nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,
+    /// Free what only the removed snapshots held
+    #[arg(long)]
+    pub prune: bool,
+    /// How to prune.
+    #[command(flatten)]
+    pub pruning: Pruning,
     /// Which snapshots.
     #[command(flatten)]
     pub filter: SnapshotFilter,
+}
+
+/// Frees what no snapshot needs.
+#[derive(Clone, Debug, Args)]
+pub struct Prune {
+    /// Show what would be done, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// How to prune.
+    #[command(flatten)]
+    pub pruning: Pruning,
+}
+
+/// How much a prune does.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Pruning")]
+pub struct Pruning {
+    /// How much that is unused may stay: 5%, 500M, 0 or unlimited
+    #[arg(long, value_name = "SHARE|SIZE", default_value = "5%", value_parser = crate::units::parse_unused)]
+    pub max_unused: Unused,
+    /// Pack anew at most so much in this run, such as 50G
+    #[arg(long, value_name = "SIZE", value_parser = crate::units::parse_size)]
+    pub max_repack_size: Option<u64>,
+    /// Put packs together that are much smaller than new ones
+    #[arg(long)]
+    pub repack_small: bool,
+    /// Begin to pack nothing anew after this time, such as 2h; the next run goes on
+    #[arg(long, value_name = "DURATION")]
+    pub max_time: Option<jiff::SignedDuration>,
+    /// Keep packs that no index names for this long: others may be about to name them
+    #[arg(long, value_name = "DURATION", default_value = "24h")]
+    pub grace: jiff::SignedDuration,
 }
 
 /// Lists contents.
@@ -565,8 +613,12 @@ pub struct Verify {
 #[derive(Clone, Debug, Args)]
 pub struct Check {
     /// Read and compare all data
-    #[arg(long)]
+    #[arg(long, conflicts_with = "read_data_subset")]
     pub read_data: bool,
+    /// Read and compare some of the packs: a part of so many (2/7), a share of them (5%) or about a size (50G),
+    /// these two chosen at random
+    #[arg(long, value_name = "N/M|SHARE|SIZE", value_parser = crate::units::parse_subset)]
+    pub read_data_subset: Option<ReadData>,
 }
 
 /// Counts.

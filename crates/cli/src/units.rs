@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use cistern_engine::Unused;
+use cistern_repository::ReadData;
+
 /// Reads `100`, `100K`, `1.5G`, `2TiB` as bytes (powers of 1,024, as restic does).
 ///
 /// # Errors
@@ -53,6 +56,40 @@ pub fn parse_percent(text: &str) -> Result<f64, String> {
         return Err(format!("{text:?} is not between 0 and 100"));
     }
     Ok(number / 100.0)
+}
+
+/// Reads `5%`, `500M` or `unlimited`.
+///
+/// # Errors
+/// One line that says what was expected.
+pub fn parse_unused(text: &str) -> Result<Unused, String> {
+    match text.trim() {
+        "unlimited" => Ok(Unused::Unlimited),
+        share if share.ends_with('%') => parse_percent(share).map(Unused::Share),
+        size => parse_size(size).map(Unused::Bytes),
+    }
+}
+
+/// Reads `2/7`, `5%` or `50G` as a part of all packs.
+///
+/// # Errors
+/// One line that says what was expected.
+pub fn parse_subset(text: &str) -> Result<ReadData, String> {
+    let text = text.trim();
+    if let Some((number, of)) = text.split_once('/') {
+        let both = number.parse().ok().zip(of.parse().ok());
+        let both = both.filter(|(number, of): &(u32, u32)| (1..=*of).contains(number));
+        let (number, of) = both.ok_or_else(|| format!("{text:?} is no part: use 1/7 to 7/7"))?;
+        return Ok(ReadData::Part { number, of });
+    }
+    let read = match text.ends_with('%') {
+        true => ReadData::Share(parse_percent(text)?),
+        false => ReadData::Bytes(parse_size(text)?),
+    };
+    match read {
+        ReadData::Share(0.0) | ReadData::Bytes(0) => Err("nothing would be read".into()),
+        read => Ok(read),
+    }
 }
 
 /// Reads `old=new`.
@@ -132,6 +169,20 @@ mod tests {
         );
         assert_eq!(counted(1, "object"), "1 object");
         assert_eq!(counted(2, "directory"), "2 directories");
+    }
+
+    #[test]
+    fn parts_shares_and_sizes_are_told_apart() {
+        assert_eq!(parse_unused("5%"), Ok(Unused::Share(0.05)));
+        assert_eq!(parse_unused("0"), Ok(Unused::Bytes(0)));
+        assert_eq!(parse_unused("unlimited"), Ok(Unused::Unlimited));
+        assert!(parse_unused("some").is_err() && parse_unused("101%").is_err());
+        assert_eq!(parse_subset("2/7"), Ok(ReadData::Part { number: 2, of: 7 }));
+        assert_eq!(parse_subset("2.5%"), Ok(ReadData::Share(0.025)));
+        assert_eq!(parse_subset("1G"), Ok(ReadData::Bytes(1 << 30)));
+        for text in ["0/7", "8/7", "1/0", "/", "0%", "0", "x", "", "1/7/2"] {
+            assert!(parse_subset(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod parts;
 mod posix;
 mod progress;
 mod proof;
+mod prune;
 pub mod query;
 mod report;
 mod restore;
@@ -30,6 +31,7 @@ pub use backup::session::{lock_as, repository_bucket};
 pub use error::{Error, Result};
 pub use forget::{ForgetReport, ForgottenGroup, Judged};
 pub use progress::{Meter, Note, Phase, Plan, Progress, Silent, Status};
+pub use prune::{Amount, PruneReport};
 pub use report::{
     BackupReport, Exception, ExceptionKind, Exceptions, Part, Proof, Report, Requests, RestoreReport, Stored,
     VerifyReport,
@@ -37,6 +39,6 @@ pub use report::{
 pub use run::{Access, Cx, Role, run};
 pub use snapshots::{INCOMPLETE_TAG, PARTIAL_TAG, PARTS_TAG, RUN_TAG, Run, Selected, resolve, runs};
 pub use task::{
-    Backup, Forget, OnUnreadable, Overwrite, Restore, Selection, SnapshotSelector, Task, Verify,
-    Writer as TargetWriter,
+    Backup, Forget, OnUnreadable, Overwrite, Prune, Restore, Selection, SnapshotSelector, Task, Unused,
+    Verify, Writer as TargetWriter,
 };

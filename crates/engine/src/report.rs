@@ -18,6 +18,8 @@ pub enum Report {
     Verify(VerifyReport),
     /// Of a removal of snapshots.
     Forget(crate::ForgetReport),
+    /// Of a prune.
+    Prune(crate::PruneReport),
 }
 
 /// Requests by kind, with bytes, of one bucket.

@@ -63,5 +63,6 @@ pub async fn run(task: &Task, cx: &Cx) -> Result<Report> {
         Task::Restore(restore) => crate::restore::run(restore, cx).await.map(Report::Restore),
         Task::Verify(verify) => crate::verify::run(verify, cx).await.map(Report::Verify),
         Task::Forget(forget) => crate::forget::run(forget, cx).await.map(Report::Forget),
+        Task::Prune(prune) => crate::prune::run(prune, cx).await.map(Report::Prune),
     }
 }

@@ -1,6 +1,7 @@
 //! What is wanted, as plain data without secrets: the contract between whoever asks and the engine.
 
 use cistern_bucket::Address;
+use cistern_repository::Margins;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ pub enum Task {
     Verify(Verify),
     /// Remove snapshots that are not to be kept.
     Forget(Forget),
+    /// Free what no snapshot needs.
+    Prune(Prune),
 }
 
 /// Copies a bucket, a prefix of one, or a directory into a repository.
@@ -307,4 +310,72 @@ pub struct Forget {
     /// Removes nothing.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+/// Frees what no snapshot needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Prune {
+    /// The repository.
+    pub repository: Address,
+    /// How much that is unused may stay.
+    #[serde(default)]
+    pub max_unused: Unused,
+    /// Bytes of packs that are read to be packed anew, at most.
+    #[serde(default)]
+    pub max_repack: Option<u64>,
+    /// Puts small packs together.
+    #[serde(default)]
+    pub repack_small: bool,
+    /// No pack is begun to be packed anew after so many seconds; the next run goes on.
+    #[serde(default)]
+    pub time_limit: Option<u64>,
+    /// Seconds for which a pack stays that no index names: somebody may be about to name it. A day unless set; none if
+    /// nobody else writes to this repository.
+    #[serde(default = "a_day")]
+    pub grace: u64,
+    /// Snapshots that count as removed already; in a dry run only.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Deletes and writes nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl Prune {
+    /// A prune of this repository with every setting at its default.
+    pub fn new(repository: Address) -> Self {
+        Prune {
+            repository,
+            max_unused: Unused::default(),
+            max_repack: None,
+            repack_small: false,
+            time_limit: None,
+            grace: a_day(),
+            without: Vec::new(),
+            dry_run: false,
+        }
+    }
+}
+
+fn a_day() -> u64 {
+    Margins::SAFE.unnamed.as_secs()
+}
+
+/// How much that no snapshot needs may stay, to save the work of packing what lies around it anew.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unused {
+    /// A share (0 to 1) of all that stays.
+    Share(f64),
+    /// So many bytes.
+    Bytes(u64),
+    /// Any amount.
+    Unlimited,
+}
+
+impl Default for Unused {
+    fn default() -> Self {
+        Unused::Share(0.05)
+    }
 }

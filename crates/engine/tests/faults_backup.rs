@@ -15,7 +15,7 @@ use cistern_bucket::{
     Ledger, ListRequest, Memory, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
 };
 use cistern_engine::{BackupReport, Error, ExceptionKind, Report};
-use cistern_repository::{CheckOptions, check};
+use cistern_repository::{CheckOptions, ReadData, check};
 use cistern_testkit::{Fault, Faulty, Rule, seed};
 use proptest::prelude::*;
 use support::{Kept, World, again, attributes, expected, reported, task};
@@ -432,7 +432,7 @@ async fn a_crash_at_any_write_leaves_the_last_snapshot_whole() {
         }
         assert!(reached.len() >= 5, "{reached:?}");
     }
-    let findings = check(&world.open(), CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+    let findings = check(&world.open(), CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
     assert!(findings.iter().all(|finding| finding.endangers.is_empty()), "{findings:?}");
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use cistern_bucket::{Attributes, Bucket, Directory, Durability, Memory};
 use cistern_engine::retention::{Age, Count, Period, Policy};
 use cistern_engine::{Error, Forget, ForgetReport, Report, Result, SnapshotSelector, Task, runs};
-use cistern_repository::{CheckOptions, LockKind, check};
+use cistern_repository::{CheckOptions, LockKind, ReadData, check};
 use cistern_testkit::{Fault, Faulty, Rule, seed, tools};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -259,7 +259,8 @@ async fn killed_at_any_write_it_has_removed_nothing_that_is_kept() {
             }
             run(&world, &forget(last(2))).await.unwrap();
             assert_eq!(there(&world).await, all[2..].iter().cloned().collect());
-            let findings = check(&world.open(), CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+            let findings =
+                check(&world.open(), CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
             assert!(findings.is_empty(), "{findings:?}");
         }
     }

@@ -94,15 +94,19 @@ impl Cache {
     }
 
     fn write_now(&self, path: &Path, stored: &[u8]) -> io::Result<()> {
-        let parent = path.parent().unwrap_or(&self.directory);
-        if !parent.exists() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+        self.make(path.parent().unwrap_or(&self.directory))?;
+        replace(path, stored)
+    }
+
+    fn make(&self, directory: &Path) -> io::Result<()> {
+        if !directory.exists() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             let tag = self.root.join("CACHEDIR.TAG");
             if !tag.exists() {
                 replace(&tag, TAG)?;
             }
         }
-        replace(path, stored)
+        Ok(())
     }
 
     /// Removes a file.
@@ -111,30 +115,54 @@ impl Cache {
         run(move || ignore(fs::remove_file(path))).await;
     }
 
+    /// Where the mapped index of exactly these files is, or belongs; those of others are removed. None if there is no
+    /// place for it.
+    pub(crate) async fn mapped_index(&self, files: &[(Id, u64)]) -> Option<PathBuf> {
+        let mut ids: Vec<Id> = files.iter().map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        let all: Vec<u8> = ids.iter().flat_map(Id::as_bytes).copied().collect();
+        let (cache, name) = (self.clone(), Id::of(&all));
+        run(move || {
+            let directory = cache.directory.join("mapped-index");
+            if let Err(error) = cache.make(&directory) {
+                tracing::warn!(%error, path = %directory.display(), "a directory of the cache cannot be made");
+                return None;
+            }
+            keep_in(directory.clone(), &HashSet::from([name]));
+            Some(directory.join(name.to_string()))
+        })
+        .await
+    }
+
+    /// Removes a mapped index; whoever has mapped it keeps it.
+    pub(crate) async fn remove_mapped_index(&self, path: PathBuf) {
+        run(move || ignore(fs::remove_file(path))).await;
+    }
+
     /// Removes files of a kind that the repository does not have any more.
     pub(crate) async fn keep(&self, kind: FileKind, ids: HashSet<Id>) {
         let directory = self.directory.join(kind.prefix());
-        run(move || {
-            let mut directories = vec![directory];
-            while let Some(directory) = directories.pop() {
-                let Ok(entries) = fs::read_dir(&directory) else { continue };
-                for entry in entries.flatten() {
-                    let name = entry.file_name();
-                    let id = name.to_str().and_then(|name| name.parse::<Id>().ok());
-                    match id {
-                        Some(id) if ids.contains(&id) => (),
-                        // Also what an interrupted writing has left; a writing that goes on right now starts again.
-                        _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
-                            directories.push(entry.path())
-                        }
-                        Some(_) => ignore(fs::remove_file(entry.path())),
-                        None if is_old(&entry) => ignore(fs::remove_file(entry.path())),
-                        None => (),
-                    }
-                }
+        run(move || keep_in(directory, &ids)).await;
+    }
+}
+
+/// Removes all files below a directory whose names are not among these ids.
+fn keep_in(directory: PathBuf, ids: &HashSet<Id>) {
+    let mut directories = vec![directory];
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| name.parse::<Id>().ok());
+            match id {
+                Some(id) if ids.contains(&id) => (),
+                // Also what an interrupted writing has left; a writing that goes on right now starts again.
+                _ if entry.file_type().is_ok_and(|kind| kind.is_dir()) => directories.push(entry.path()),
+                Some(_) => ignore(fs::remove_file(entry.path())),
+                None if is_old(&entry) => ignore(fs::remove_file(entry.path())),
+                None => (),
             }
-        })
-        .await;
+        }
     }
 }
 

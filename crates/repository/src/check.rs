@@ -7,23 +7,46 @@
 mod data;
 mod trees;
 
+pub(crate) use self::data::expected_size;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 
 use crate::file::FileKind;
-use crate::index::{Index, IndexBuilder, PackNo};
+use crate::index::{Index, PackNo};
 use crate::repository::Repository;
-use crate::store::blocking;
 use crate::{BlobKind, Error, Id, Result, Snapshot};
 
 /// What is looked at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CheckOptions {
-    /// Reads every pack whole: its name, its header, every blob.
-    pub read_data: bool,
+    /// Which packs are read whole: their names, their headers, every blob.
+    pub read_data: ReadData,
+}
+
+/// Which packs a check reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ReadData {
+    /// None.
+    #[default]
+    No,
+    /// All.
+    All,
+    /// One of so many parts into which they are divided by their names: who reads them all, one after the other, has read
+    /// every pack.
+    Part {
+        /// Which one, from 1.
+        number: u32,
+        /// How many there are.
+        of: u32,
+    },
+    /// A share (0 to 1) of them, chosen at random.
+    Share(f64),
+    /// Some of them, chosen at random, of about so many bytes.
+    Bytes(u64),
 }
 
 /// How far a check is.
@@ -55,8 +78,10 @@ pub enum CheckStage {
 pub struct Finding {
     /// What it is.
     pub problem: Problem,
-    /// The snapshots that cannot be restored completely because of it.
+    /// The snapshots that cannot be restored completely because of it, the oldest first.
     pub endangers: Vec<Id>,
+    /// Some of what is incomplete in the newest of them, as paths.
+    pub paths: Vec<Vec<u8>>,
 }
 
 /// What is not as it should be.
@@ -92,6 +117,26 @@ pub enum Problem {
         id: Id,
         /// Its size.
         size: u64,
+    },
+    /// A pack holds both data and directories, as old programs wrote them.
+    MixedPack {
+        /// The pack.
+        id: Id,
+    },
+    /// Blobs are stored more than once: two runs at the same time, or an interrupted prune. It takes space and harms
+    /// nothing.
+    Twice {
+        /// How often a blob is stored once more than is needed.
+        blobs: u64,
+        /// The bytes that it takes.
+        bytes: u64,
+    },
+    /// A key file is not what its name says, or no key.
+    Key {
+        /// The file.
+        id: Id,
+        /// What is wrong.
+        error: Error,
     },
     /// A pack is not what its name says, or not what the index says about it.
     Pack {
@@ -139,12 +184,46 @@ pub enum Problem {
         /// What is wrong.
         detail: &'static str,
     },
+    /// More of the same kinds, which are not listed one by one.
+    More {
+        /// How many.
+        count: u64,
+    },
 }
 
 impl Problem {
     /// Whether it takes space but endangers nothing.
     pub fn is_hint(&self) -> bool {
-        matches!(self, Problem::UnusedPack { .. })
+        matches!(self, Problem::UnusedPack { .. } | Problem::MixedPack { .. } | Problem::Twice { .. })
+    }
+
+    /// One word for the kind of problem, which does not change.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Problem::Index { .. } => "index",
+            Problem::MissingPack { .. } => "missing-pack",
+            Problem::PackSize { .. } => "pack-size",
+            Problem::UnusedPack { .. } => "unused-pack",
+            Problem::MixedPack { .. } => "mixed-pack",
+            Problem::Twice { .. } => "stored-twice",
+            Problem::Key { .. } => "key",
+            Problem::Pack { .. } => "pack",
+            Problem::Blob { .. } => "blob",
+            Problem::Snapshot { .. } => "snapshot",
+            Problem::Tree { .. } => "tree",
+            Problem::MissingBlob { .. } => "missing-blob",
+            Problem::Node { .. } => "node",
+            Problem::More { .. } => "more",
+        }
+    }
+
+    /// The pack that is to be repaired, if it is about one.
+    pub fn pack(&self) -> Option<Id> {
+        match self {
+            Problem::PackSize { id, .. } | Problem::Pack { id, .. } => Some(*id),
+            Problem::Blob { pack, .. } => Some(*pack),
+            _ => None,
+        }
     }
 }
 
@@ -157,6 +236,11 @@ impl fmt::Display for Problem {
                 write!(f, "pack {id} has {found} bytes, the index implies {expected}")
             }
             Problem::UnusedPack { id, size } => write!(f, "pack {id} ({size} bytes) is in no index"),
+            Problem::MixedPack { id } => write!(f, "pack {id} holds both data and directories"),
+            Problem::Twice { blobs, bytes } => {
+                write!(f, "{blobs} blobs ({bytes} bytes) are stored once more than is needed")
+            }
+            Problem::Key { id, error } => write!(f, "key {id} cannot be used: {error}"),
             Problem::Pack { id, error } => write!(f, "pack {id} is damaged: {error}"),
             Problem::Blob { pack, kind, id, error } => {
                 write!(f, "{kind} blob {id} in pack {pack} is damaged: {error}")
@@ -164,6 +248,7 @@ impl fmt::Display for Problem {
             Problem::Snapshot { id, error } => write!(f, "snapshot {id} cannot be read: {error}"),
             Problem::Tree { id, error } => write!(f, "directory {id} cannot be read: {error}"),
             Problem::MissingBlob { id } => write!(f, "data blob {id} is in no index"),
+            Problem::More { count } => write!(f, "{count} more problems of these kinds"),
             Problem::Node { tree, name, detail } => {
                 let name = String::from_utf8_lossy(name).escape_debug().to_string();
                 write!(f, "entry {name} of directory {tree}: {detail}")
@@ -175,11 +260,31 @@ impl fmt::Display for Problem {
 /// Who listens to a check.
 pub type Progress<'a> = dyn Fn(CheckProgress) + Send + Sync + 'a;
 
-/// What one check has seen so far.
+/// Problems that are listed one by one: of an index without its half, every blob would be one.
+const MOST: usize = 10_000;
+
+/// What was found so far; shared by those who look at the same time.
+#[derive(Default)]
+struct Problems {
+    list: Vec<Problem>,
+    more: u64,
+}
+
+impl Problems {
+    fn push(&mut self, problem: Problem) {
+        if self.list.len() < MOST || problem.is_hint() && self.list.len() < 2 * MOST {
+            self.list.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+}
+
+/// One check.
 struct Check<'a> {
     repo: &'a Repository,
     progress: &'a Progress<'a>,
-    problems: Vec<Problem>,
+    problems: Arc<Mutex<Problems>>,
 }
 
 /// Looks at everything. Take a lock before, shared if nobody deletes meanwhile.
@@ -191,18 +296,23 @@ pub async fn check(
     options: CheckOptions,
     progress: &Progress<'_>,
 ) -> Result<Vec<Finding>> {
-    let mut check = Check { repo, progress, problems: Vec::new() };
+    let check = Check { repo, progress, problems: Arc::default() };
     // Snapshots are listed before the index: then the index names everything that they need.
     let snapshots = check.snapshots().await?;
     let index = check.index().await?;
+    check.keys().await?;
     let sizes = check.packs(&index).await?;
     check.trees(&snapshots, &index).await?;
-    if options.read_data {
-        check.data(&index, &sizes).await?;
+    check.data(&index, &sizes, options.read_data).await?;
+    let Problems { list: mut problems, more } = std::mem::take(&mut *check.found());
+    // They came as they were found, several at once.
+    problems.sort_by_cached_key(|problem| (problem.is_hint(), problem.kind(), problem.to_string()));
+    if more > 0 {
+        problems.push(Problem::More { count: more });
     }
-    let endangered = check.endangered(&snapshots, &index).await?;
-    let findings = check.problems.into_iter().zip(endangered);
-    Ok(findings.map(|(problem, endangers)| Finding { problem, endangers }).collect())
+    let harms = trees::harms(repo, &problems, &snapshots, &index).await?;
+    let findings = problems.into_iter().zip(harms);
+    Ok(findings.map(|(problem, (endangers, paths))| Finding { problem, endangers, paths }).collect())
 }
 
 impl Check<'_> {
@@ -210,7 +320,25 @@ impl Check<'_> {
         (self.progress)(CheckProgress { stage, done: done as u64, total: total as u64 });
     }
 
-    async fn snapshots(&mut self) -> Result<Vec<(Id, Snapshot)>> {
+    fn found(&self) -> MutexGuard<'_, Problems> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, problem: Problem) {
+        self.found().push(problem);
+    }
+
+    /// Every key file is what its name says, and says how to open it.
+    async fn keys(&self) -> Result<()> {
+        for key in self.repo.keys().await? {
+            if let Err(error) = key.file {
+                self.push(Problem::Key { id: key.id, error: local(error)? });
+            }
+        }
+        Ok(())
+    }
+
+    async fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
         let files = self.repo.inner().list(FileKind::Snapshot).await?;
         let mut snapshots = Vec::with_capacity(files.len());
         let repo = self.repo;
@@ -222,46 +350,29 @@ impl Check<'_> {
                 Ok(snapshot) => snapshots.push((id, snapshot)),
                 // Somebody has forgotten it meanwhile.
                 Err(Error::NoSuchSnapshot { .. }) => (),
-                Err(error) => self.problems.push(Problem::Snapshot { id, error: local(error)? }),
+                Err(error) => self.push(Problem::Snapshot { id, error: local(error)? }),
             }
         }
         snapshots.sort_by_cached_key(|(id, snapshot)| (snapshot.time.instant(), *id));
         Ok(snapshots)
     }
 
-    async fn index(&mut self) -> Result<Arc<Index>> {
+    async fn index(&self) -> Result<Arc<Index>> {
         let files = self.repo.inner().list(FileKind::Index).await?;
-        let total = files.len();
-        let inner = self.repo.inner();
-        let mut loads = futures::stream::iter(files)
-            .map(|(id, _)| async move { (id, inner.load_json(FileKind::Index, &id).await) })
-            .buffer_unordered(self.repo.options().connections.min(4));
-        let mut builder = IndexBuilder::new();
-        let mut done = 0;
-        while let Some((id, json)) = loads.next().await {
-            let added = match json {
-                Err(error) => Err(error),
-                Ok(json) => {
-                    let (back, outcome) = blocking(move || {
-                        let outcome = builder.add_file(&json);
-                        Ok((builder, outcome))
-                    })
-                    .await?;
-                    builder = back;
-                    outcome
-                }
-            };
-            if let Err(error) = added {
-                self.problems.push(Problem::Index { id, error: local(error)? });
+        let (total, mut done, repo) = (files.len(), 0, self.repo);
+        let mut each = |id, read| {
+            if let Err(error) = read {
+                self.push(Problem::Index { id, error: local(error)? });
             }
             done += 1;
             self.report(CheckStage::Index, done, total);
-        }
-        blocking(move || Ok(Arc::new(builder.finish()))).await
+            Ok(())
+        };
+        repo.read_index(&files, &mut each).await
     }
 
     /// Compares the index with one listing; yields the packs that are there, with their sizes.
-    async fn packs(&mut self, index: &Index) -> Result<HashMap<PackNo, u64>> {
+    async fn packs(&self, index: &Index) -> Result<HashMap<PackNo, u64>> {
         let mut listed: HashMap<Id, u64> =
             self.repo.inner().list(FileKind::Pack).await?.into_iter().collect();
         let total = index.packs().len();
@@ -269,23 +380,38 @@ impl Check<'_> {
         for (done, (pack, blobs)) in index.by_pack().enumerate() {
             let id = index.pack(pack);
             match listed.remove(&id) {
-                None => self.problems.push(Problem::MissingPack { id, blobs: blobs.len() }),
+                None => self.push(Problem::MissingPack { id, blobs: blobs.len() }),
                 Some(found) => {
                     let expected = data::expected_size(&blobs);
                     if expected != found {
-                        self.problems.push(Problem::PackSize { id, expected, found });
+                        self.push(Problem::PackSize { id, expected, found });
                     }
                     sizes.insert(pack, found);
                 }
+            }
+            if blobs.iter().any(|blob| blob.kind != blobs[0].kind) {
+                self.push(Problem::MixedPack { id });
             }
             if done % 1024 == 0 {
                 self.report(CheckStage::Packs, done, total);
             }
         }
         self.report(CheckStage::Packs, total, total);
-        let mut unused: Vec<(Id, u64)> = listed.into_iter().collect();
-        unused.sort_unstable();
-        self.problems.extend(unused.into_iter().map(|(id, size)| Problem::UnusedPack { id, size }));
+        for (id, size) in listed {
+            self.push(Problem::UnusedPack { id, size });
+        }
+        let (mut blobs, mut bytes, mut last) = (0, 0, None);
+        for kind in BlobKind::ALL {
+            for (_, blob) in index.blobs(kind) {
+                if last.replace((kind, blob.id)) == Some((kind, blob.id)) {
+                    blobs += 1;
+                    bytes += u64::from(blob.length);
+                }
+            }
+        }
+        if blobs > 0 {
+            self.push(Problem::Twice { blobs, bytes });
+        }
         Ok(sizes)
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use aws_lc_rs::cipher::{AES_128, AES_256, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::hmac;
 use poly1305::Poly1305;
 use poly1305::universal_hash::{KeyInit, UniversalHash};
 use zeroize::{Zeroize, Zeroizing};
@@ -130,6 +131,16 @@ impl MasterKey {
         Ok(MasterKey { parts, cipher, one_time, sum })
     }
 
+    /// A key for another purpose, which tells nothing about this one.
+    pub(crate) fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        let KeyParts { encrypt, k, r } = &self.parts;
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, encrypt));
+        [k, r, purpose].into_iter().for_each(|part: &[u8]| context.update(part));
+        let mut key = Zeroizing::new([0; 32]);
+        key.copy_from_slice(context.sign().as_ref());
+        key
+    }
+
     /// The secrets, for writing them into a key file.
     pub fn parts(&self) -> &KeyParts {
         &self.parts
@@ -188,8 +199,7 @@ impl MasterKey {
         Ok(text)
     }
 
-    /// As [`open_in_place`](Self::open_in_place), for sealed bytes that have to stay: replaces what `out` holds by
-    /// the plain bytes.
+    /// As [`open_in_place`](Self::open_in_place), for sealed bytes that have to stay: appends the plain bytes to `out`.
     pub fn open_copy(&self, sealed: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let damaged = |detail| Error::damaged("sealed data", detail);
         let (Some((iv, rest)), Some(length)) =
@@ -201,7 +211,7 @@ impl MasterKey {
             return Err(damaged("its IV is zero"));
         }
         let (text, tag) = rest.split_at(length);
-        out.clear();
+        let before = out.len();
         out.reserve(length);
         let mut mac = self.mac(iv)?;
         let mut block = u128::from_be_bytes(*iv);
@@ -213,7 +223,7 @@ impl MasterKey {
             block = block.wrapping_add((STRIDE / 16) as u128);
         }
         if verify_slices_are_equal(&mac.finish(), tag).is_err() {
-            out.clear();
+            out.truncate(before);
             return Err(damaged("it does not authenticate"));
         }
         Ok(())
@@ -306,6 +316,7 @@ mod tests {
             assert_eq!(sealed.len(), length + OVERHEAD);
             assert_eq!(crate::Id::of(&sealed).to_string(), *digest, "{length}");
             let mut copy = vec![1, 2, 3];
+            copy.clear();
             key().open_copy(&sealed, &mut copy).unwrap();
             assert_eq!(copy, plain);
             assert_eq!(key().open_in_place(&mut sealed).unwrap(), plain);

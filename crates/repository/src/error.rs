@@ -147,6 +147,10 @@ pub enum Error {
         id: Id,
     },
 
+    /// A file of the cache cannot be made.
+    #[error("the cache cannot be written")]
+    Cache(#[source] std::io::Error),
+
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -195,6 +199,7 @@ impl Error {
             Error::Damaged { .. } | Error::NoSuchBlob { .. } => Class::Damaged,
             Error::Locked { .. } | Error::LockLost { .. } => Class::Busy,
             Error::OldKeyLeft { source, .. } => source.class(),
+            Error::Cache(_) => Class::Unreachable,
             Error::Cancelled => Class::Cancelled,
             Error::Shared(error) => error.class(),
             Error::Broken(_) => Class::Broken,

@@ -1,189 +1,38 @@
-//! The index: which blob lies where; as files of JSON in the repository, and as a sorted table in memory.
+//! The index: which blob lies where; as files of JSON in the repository, and as a sorted table in memory, or in a file
+//! that is mapped where memory would be too dear.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+mod builder;
+mod by_pack;
+mod file;
+mod live;
+pub(crate) mod mapped;
+mod table;
 
-use crate::idset::IdSet;
-use crate::json::{self, Scanner};
+pub use self::builder::IndexBuilder;
+pub use self::by_pack::ByPack;
+pub use self::file::{BLOBS_PER_FILE, IndexFile, parse};
+pub use self::live::{LiveIndex, Pending};
+
+use self::table::Table;
 use crate::pack::PackedBlob;
-use crate::{BlobKind, Error, Id, Result};
-
-/// Blobs after which restic closes an index file.
-pub const BLOBS_PER_FILE: usize = 50_000;
-
-/// An index file that is being written.
-#[derive(Debug)]
-pub struct IndexFile {
-    json: Vec<u8>,
-    blobs: usize,
-    packs: usize,
-}
-
-impl IndexFile {
-    /// An empty index file.
-    pub fn new() -> Self {
-        IndexFile { json: b"{\"packs\":[".to_vec(), blobs: 0, packs: 0 }
-    }
-
-    /// Adds a pack.
-    pub fn add(&mut self, pack: &Id, blobs: &[PackedBlob]) {
-        let out = &mut self.json;
-        let text = |out: &mut Vec<u8>, text: &str| out.extend_from_slice(text.as_bytes());
-        if self.packs > 0 {
-            out.push(b',');
-        }
-        text(out, "{\"id\":\"");
-        out.extend_from_slice(&pack.hex());
-        text(out, "\",\"blobs\":[");
-        for (i, blob) in blobs.iter().enumerate() {
-            text(out, if i == 0 { "{\"id\":\"" } else { ",{\"id\":\"" });
-            out.extend_from_slice(&blob.id.hex());
-            text(out, "\",\"type\":\"");
-            text(out, blob.kind.as_str());
-            text(out, "\",\"offset\":");
-            json::write_u64(blob.offset.into(), out);
-            text(out, ",\"length\":");
-            json::write_u64(blob.length.into(), out);
-            if let Some(length) = blob.raw_length {
-                text(out, ",\"uncompressed_length\":");
-                json::write_u64(length.into(), out);
-            }
-            out.push(b'}');
-        }
-        text(out, "]}");
-        self.packs += 1;
-        self.blobs += blobs.len();
-    }
-
-    /// Number of blobs.
-    pub fn len(&self) -> usize {
-        self.blobs
-    }
-
-    /// Whether no pack is in it.
-    pub fn is_empty(&self) -> bool {
-        self.packs == 0
-    }
-
-    /// Whether it has as many blobs as one file should.
-    pub fn is_full(&self) -> bool {
-        self.blobs >= BLOBS_PER_FILE
-    }
-
-    /// The file's JSON.
-    pub fn finish(mut self) -> Vec<u8> {
-        self.json.extend_from_slice(b"]}\n");
-        self.json
-    }
-}
-
-impl Default for IndexFile {
-    fn default() -> Self {
-        IndexFile::new()
-    }
-}
-
-/// Reads an index file: calls `found` for each blob with its pack's id.
-pub fn parse(json: &[u8], mut found: impl FnMut(&Id, PackedBlob)) -> Result<()> {
-    let mut blobs = Vec::new();
-    let mut read = || {
-        let mut scanner = Scanner::new(json);
-        scanner.object(|scanner, key| match key {
-            b"packs" if scanner.take_null() => Ok(()),
-            b"packs" => scanner.array(|scanner| {
-                let pack = read_pack(scanner, &mut blobs)?;
-                blobs.drain(..).for_each(|blob| found(&pack, blob));
-                Ok(())
-            }),
-            _ => scanner.skip().map(|_| ()),
-        })?;
-        scanner.end()
-    };
-    read().map_err(|error: json::JsonError| error.of("index"))
-}
-
-fn read_pack(scanner: &mut Scanner<'_>, blobs: &mut Vec<PackedBlob>) -> json::JsonResult<Id> {
-    let mut pack = None;
-    scanner.object(|scanner, key| {
-        match key {
-            b"id" => pack = Some(scanner.id()?),
-            b"blobs" if scanner.take_null() => (),
-            b"blobs" => scanner.array(|scanner| {
-                blobs.push(read_blob(scanner)?);
-                Ok(())
-            })?,
-            _ => drop(scanner.skip()?),
-        }
-        Ok(())
-    })?;
-    match pack {
-        Some(id) => Ok(id),
-        None => scanner.error("the pack's id"),
-    }
-}
-
-fn read_blob(scanner: &mut Scanner<'_>) -> json::JsonResult<PackedBlob> {
-    let start = scanner.clone();
-    if let Some(blob) = read_blob_as_written(scanner) {
-        return Ok(blob);
-    }
-    *scanner = start;
-    let (mut id, mut kind, mut offset, mut length, mut raw_length) = (None, None, None, None, None);
-    scanner.object(|scanner, key| {
-        match key {
-            b"id" => id = Some(scanner.id()?),
-            b"type" => {
-                kind = match &*scanner.string()? {
-                    b"data" => Some(BlobKind::Data),
-                    b"tree" => Some(BlobKind::Tree),
-                    _ => return scanner.error("data or tree"),
-                }
-            }
-            b"offset" => offset = Some(scanner.u32()?),
-            b"length" => length = Some(scanner.u32()?),
-            b"uncompressed_length" => raw_length = Some(scanner.u32()?).filter(|length| *length > 0),
-            _ => drop(scanner.skip()?),
-        }
-        Ok(())
-    })?;
-    match (id, kind, offset, length) {
-        (Some(id), Some(kind), Some(offset), Some(length)) if length >= crate::crypto::OVERHEAD as u32 => {
-            Ok(PackedBlob { kind, id, offset, length, raw_length })
-        }
-        _ => scanner.error("id, type, offset and length of a blob"),
-    }
-}
-
-/// [`read_blob`], if it is written exactly as restic, rustic and we write it.
-fn read_blob_as_written(scanner: &mut Scanner<'_>) -> Option<PackedBlob> {
-    let took = |scanner: &mut Scanner<'_>, text: &[u8]| scanner.take_literally(text).then_some(());
-    took(scanner, b"{\"id\":\"")?;
-    let id = scanner.rest_of_id()?;
-    took(scanner, b",\"type\":\"")?;
-    let kind = if scanner.take_literally(b"data\"") {
-        BlobKind::Data
-    } else {
-        took(scanner, b"tree\"")?;
-        BlobKind::Tree
-    };
-    took(scanner, b",\"offset\":")?;
-    let offset = scanner.u32().ok()?;
-    took(scanner, b",\"length\":")?;
-    let length = scanner.u32().ok().filter(|length| *length >= crate::crypto::OVERHEAD as u32)?;
-    let mut raw_length = None;
-    if scanner.take_literally(b",\"uncompressed_length\":") {
-        raw_length = Some(scanner.u32().ok()?).filter(|length| *length > 0);
-    }
-    took(scanner, b"}")?;
-    Some(PackedBlob { kind, id, offset, length, raw_length })
-}
+use crate::{BlobKind, Id};
 
 /// The number of a pack within one [`Index`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct PackNo(u32);
 
 impl PackNo {
+    /// The number, from 0.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The number of an entry within one [`Index`]: data by id, then trees by id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct EntryNo(u32);
+
+impl EntryNo {
     /// The number, from 0.
     pub fn index(self) -> usize {
         self.0 as usize
@@ -210,143 +59,25 @@ impl Location {
     }
 }
 
-/// A row of the table: 48 bytes. Rows of trees and of data are in tables of their own.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Row {
-    id: Id,
-    pack: u32,
-    offset: u32,
-    length: u32,
-    /// 0 stands for "not compressed": an empty blob is never stored.
-    raw_length: u32,
+/// An index file, and what it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedIn {
+    /// The file.
+    pub id: Id,
+    /// Packs that it names, in its order.
+    pub packs: Vec<PackNo>,
+    /// Number of blobs that it names.
+    pub blobs: usize,
 }
 
-impl Row {
-    fn location(&self) -> Location {
-        Location {
-            pack: PackNo(self.pack),
-            offset: self.offset,
-            length: self.length,
-            raw_length: (self.raw_length > 0).then_some(self.raw_length),
-        }
-    }
-
-    fn blob(&self, kind: BlobKind) -> PackedBlob {
-        self.location().blob(kind, self.id)
-    }
-}
-
-/// Everything that the index files say, sorted by id; it does not change.
+/// Everything that the index files say, sorted by id; it does not change. It takes 48 bytes for each entry, in memory or
+/// in a file that is mapped, and 36 for each pack.
 #[derive(Debug, Default)]
 pub struct Index {
     packs: Vec<Id>,
+    files: Vec<NamedIn>,
     data: Table,
     trees: Table,
-}
-
-/// Rows by id, and where to look: for each beginning of an id, the first row that has it. Ids are uniform, so
-/// that each beginning has about eight rows; a hostile repository can make that more, which a binary search
-/// takes well.
-#[derive(Debug, Default)]
-struct Table {
-    rows: Vec<Row>,
-    starts: Box<[u32]>,
-    /// How many bits of an id are no part of its beginning.
-    shift: u32,
-}
-
-impl Table {
-    /// Sorts in place and drops what is said twice.
-    fn new(mut rows: Vec<Row>) -> Self {
-        rows.sort_unstable_by(|a, b| {
-            (a.id.leading().cmp(&b.id.leading()))
-                .then_with(|| a.id.cmp(&b.id))
-                .then_with(|| (a.pack, a.offset).cmp(&(b.pack, b.offset)))
-        });
-        rows.dedup();
-        let count = u32::try_from(rows.len()).expect("the builder takes fewer rows than 2^32");
-        let bits = (count / 8).checked_ilog2().unwrap_or(0) + 1;
-        let shift = u64::BITS - bits;
-        let mut starts = Vec::with_capacity((1 << bits) + 1);
-        for (row, at) in rows.iter().zip(0..) {
-            let beginning = (row.id.leading() >> shift) as usize;
-            if starts.len() <= beginning {
-                starts.resize(beginning + 1, at);
-            }
-        }
-        starts.resize((1 << bits) + 1, count);
-        Table { rows, starts: starts.into(), shift }
-    }
-
-    /// The first row with this id.
-    fn find(&self, id: &Id) -> Option<usize> {
-        let beginning = (id.leading() >> self.shift) as usize;
-        let (start, end) = (*self.starts.get(beginning)? as usize, *self.starts.get(beginning + 1)? as usize);
-        let at = start + self.rows[start..end].partition_point(|row| row.id < *id);
-        (self.rows.get(at)?.id == *id).then_some(at)
-    }
-}
-
-/// Collects index files into an [`Index`].
-#[derive(Default)]
-pub struct IndexBuilder {
-    packs: Vec<Id>,
-    data: Vec<Row>,
-    trees: Vec<Row>,
-    numbers: HashMap<Id, u32, FirstBytes>,
-    last: Option<(Id, u32)>,
-}
-
-impl IndexBuilder {
-    /// Nothing yet.
-    pub fn new() -> Self {
-        IndexBuilder::default()
-    }
-
-    /// Adds the JSON of an index file. A pack that several files name is one pack.
-    pub fn add_file(&mut self, json: &[u8]) -> Result<()> {
-        let mut full = false;
-        parse(json, |pack, blob| full |= self.add(pack, &blob).is_err())?;
-        if full { Err(too_many()) } else { Ok(()) }
-    }
-
-    /// Adds one blob.
-    pub fn add(&mut self, pack: &Id, blob: &PackedBlob) -> Result<()> {
-        let number = match self.last {
-            Some((last, number)) if last == *pack => number,
-            _ => {
-                let next = u32::try_from(self.packs.len()).map_err(|_| too_many())?;
-                let number = *self.numbers.entry(*pack).or_insert(next);
-                if number == next {
-                    self.packs.push(*pack);
-                }
-                self.last = Some((*pack, number));
-                number
-            }
-        };
-        let PackedBlob { id, offset, length, .. } = *blob;
-        let row = Row { id, pack: number, offset, length, raw_length: blob.raw_length.unwrap_or(0) };
-        let rows = match blob.kind {
-            BlobKind::Data => &mut self.data,
-            BlobKind::Tree => &mut self.trees,
-        };
-        if rows.len() >= u32::MAX as usize {
-            return Err(too_many());
-        }
-        rows.push(row);
-        Ok(())
-    }
-
-    /// The index of everything added. Rows are sorted where they are.
-    pub fn finish(self) -> Index {
-        let IndexBuilder { packs, data, trees, .. } = self;
-        Index { packs, data: Table::new(data), trees: Table::new(trees) }
-    }
-}
-
-#[cold]
-fn too_many() -> Error {
-    Error::BadParameter { what: "index", detail: "it names more than 2^32 packs or blobs".into() }
 }
 
 impl Index {
@@ -358,15 +89,26 @@ impl Index {
     /// Where a blob lies; any of several places.
     pub fn lookup(&self, kind: BlobKind, id: &Id) -> Option<Location> {
         let table = self.table(kind);
-        table.find(id).map(|i| table.rows[i].location())
+        table.find(id).map(|row| table.location(row))
     }
 
     /// Everywhere a blob lies.
     pub fn lookup_all(&self, kind: BlobKind, id: &Id) -> impl Iterator<Item = Location> {
+        self.entries_of(kind, id).map(|(_, location)| location)
+    }
+
+    /// The entries about a blob: one for everywhere it lies.
+    pub fn entries_of(&self, kind: BlobKind, id: &Id) -> impl Iterator<Item = (EntryNo, Location)> {
         let table = self.table(kind);
-        let start = table.find(id).unwrap_or(table.rows.len());
-        let id = *id;
-        table.rows[start..].iter().take_while(move |row| row.id == id).map(Row::location)
+        let start = table.find(id).unwrap_or(table.len());
+        let id = *id.as_bytes();
+        let same = (start..table.len()).take_while(move |row| table.ids[*row] == id);
+        same.map(move |row| (self.number(kind, row), table.location(row)))
+    }
+
+    /// The first entry about a blob, which stands for it.
+    pub fn entry(&self, kind: BlobKind, id: &Id) -> Option<EntryNo> {
+        self.table(kind).find(id).map(|row| self.number(kind, row))
     }
 
     /// Whether the blob is stored.
@@ -376,12 +118,17 @@ impl Index {
 
     /// Number of entries of a kind; a blob that is stored twice counts twice.
     pub fn len(&self, kind: BlobKind) -> usize {
-        self.table(kind).rows.len()
+        self.table(kind).len()
+    }
+
+    /// Number of entries of both kinds.
+    pub fn entries(&self) -> usize {
+        self.data.len() + self.trees.len()
     }
 
     /// Whether it names no blob.
     pub fn is_empty(&self) -> bool {
-        self.data.rows.is_empty() && self.trees.rows.is_empty()
+        self.entries() == 0
     }
 
     /// Packs by number.
@@ -394,25 +141,53 @@ impl Index {
         self.packs[number.index()]
     }
 
-    /// All entries of a kind, by id.
-    pub fn blobs(&self, kind: BlobKind) -> impl ExactSizeIterator<Item = (PackNo, PackedBlob)> {
-        self.table(kind).rows.iter().map(move |row| (PackNo(row.pack), row.blob(kind)))
+    /// The numbers of all packs.
+    pub fn pack_numbers(&self) -> impl ExactSizeIterator<Item = PackNo> + use<> {
+        (0..self.packs.len() as u32).map(PackNo)
     }
 
-    /// All entries by pack and offset; takes 12 bytes per blob while it is in use.
+    /// The index files that it was read from.
+    pub fn files(&self) -> &[NamedIn] {
+        &self.files
+    }
+
+    /// All entries of a kind, by id.
+    pub fn blobs(&self, kind: BlobKind) -> impl ExactSizeIterator<Item = (PackNo, PackedBlob)> {
+        let table = self.table(kind);
+        (0..table.len()).map(move |row| {
+            let location = table.location(row);
+            (location.pack, location.blob(kind, table.id(row)))
+        })
+    }
+
+    /// All entries in their order; those about one blob follow each other.
+    pub fn numbered(&self) -> impl Iterator<Item = (EntryNo, PackNo, PackedBlob)> {
+        let all = BlobKind::ALL.into_iter().flat_map(|kind| self.blobs(kind));
+        all.zip(0..).map(|((pack, blob), number)| (EntryNo(number), pack, blob))
+    }
+
+    /// One entry.
+    pub fn blob(&self, entry: EntryNo) -> (PackNo, PackedBlob) {
+        let (kind, row) = match entry.index().checked_sub(self.data.len()) {
+            None => (BlobKind::Data, entry.index()),
+            Some(row) => (BlobKind::Tree, row),
+        };
+        let table = self.table(kind);
+        let location = table.location(row);
+        (location.pack, location.blob(kind, table.id(row)))
+    }
+
+    /// All entries by pack and offset; takes 4 bytes for each while it is in use.
     pub fn by_pack(&self) -> ByPack<'_> {
-        let mut order: Vec<(u32, bool, u32)> = Vec::new();
-        order.reserve_exact(self.data.rows.len() + self.trees.rows.len());
-        for (tree, table) in [(false, &self.data), (true, &self.trees)] {
-            order.extend(table.rows.iter().enumerate().map(|(i, row)| (row.pack, tree, i as u32)));
-        }
-        order.sort_unstable_by_key(|(pack, tree, i)| (*pack, self.row(*tree, *i).offset));
-        ByPack { index: self, order, at: 0 }
+        ByPack::new(self)
     }
 
     /// Stored bytes of all entries, without headers of packs.
     pub fn stored_bytes(&self) -> u64 {
-        self.data.rows.iter().chain(&self.trees.rows).map(|row| u64::from(row.length)).sum()
+        let lengths = |table: &Table| {
+            table.places.iter().map(|place| u64::from(table::location(*place).length)).sum::<u64>()
+        };
+        lengths(&self.data) + lengths(&self.trees)
     }
 
     /// Plain bytes of all entries.
@@ -421,8 +196,12 @@ impl Index {
         kinds.flat_map(|kind| self.blobs(kind)).map(|(_, blob)| u64::from(blob.plain_length())).sum()
     }
 
-    fn row(&self, tree: bool, i: u32) -> &Row {
-        if tree { &self.trees.rows[i as usize] } else { &self.data.rows[i as usize] }
+    fn number(&self, kind: BlobKind, row: usize) -> EntryNo {
+        let before = match kind {
+            BlobKind::Data => 0,
+            BlobKind::Tree => self.data.len(),
+        };
+        EntryNo((before + row) as u32)
     }
 
     fn table(&self, kind: BlobKind) -> &Table {
@@ -433,134 +212,10 @@ impl Index {
     }
 }
 
-/// Packs with their blobs, by pack number.
-pub struct ByPack<'a> {
-    index: &'a Index,
-    order: Vec<(u32, bool, u32)>,
-    at: usize,
-}
-
-impl Iterator for ByPack<'_> {
-    type Item = (PackNo, Vec<PackedBlob>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (pack, ..) = *self.order.get(self.at)?;
-        let rest = &self.order[self.at..];
-        let length = rest.partition_point(|(other, ..)| *other == pack);
-        self.at += length;
-        let kind = |tree: bool| if tree { BlobKind::Tree } else { BlobKind::Data };
-        let blobs = rest[..length].iter().map(|(_, tree, i)| self.index.row(*tree, *i).blob(kind(*tree)));
-        Some((PackNo(pack), blobs.collect()))
-    }
-}
-
-/// Hashes an id by its first bytes, which are as random as any.
-#[derive(Clone, Copy, Default, Debug)]
-struct FirstBytes;
-
-struct FirstBytesHasher(u64);
-
-impl BuildHasher for FirstBytes {
-    type Hasher = FirstBytesHasher;
-    fn build_hasher(&self) -> FirstBytesHasher {
-        FirstBytesHasher(0)
-    }
-}
-
-impl Hasher for FirstBytesHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        if let Some(first) = bytes.first_chunk() {
-            self.0 = u64::from_ne_bytes(*first);
-        }
-    }
-    fn write_usize(&mut self, _length: usize) {}
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-const SHARDS: usize = 64;
-
-/// Which blobs this run has taken upon itself to store; shared by all workers.
-pub struct Pending {
-    shards: [[Mutex<IdSet>; SHARDS]; 2],
-}
-
-impl Pending {
-    /// Nothing is claimed.
-    pub fn new() -> Self {
-        Pending { shards: std::array::from_fn(|_| std::array::from_fn(|_| Mutex::default())) }
-    }
-
-    /// Claims a blob: true for the first who asks, who then has to store it.
-    pub fn claim(&self, kind: BlobKind, id: &Id) -> bool {
-        self.shard(kind, id).lock().unwrap_or_else(PoisonError::into_inner).insert(id)
-    }
-
-    /// Whether a blob has been claimed.
-    pub fn contains(&self, kind: BlobKind, id: &Id) -> bool {
-        self.shard(kind, id).lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-    }
-
-    /// Number of blobs claimed.
-    pub fn len(&self) -> usize {
-        let shards = self.shards.iter().flatten();
-        shards.map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
-
-    /// Whether nothing is claimed.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn shard(&self, kind: BlobKind, id: &Id) -> &Mutex<IdSet> {
-        // Not the bytes that the set goes by.
-        &self.shards[kind as usize][id.as_bytes()[31] as usize % SHARDS]
-    }
-}
-
-impl Default for Pending {
-    fn default() -> Self {
-        Pending::new()
-    }
-}
-
-/// What is stored already, and what this run is storing: whom a writer asks whether a blob is new.
-pub struct LiveIndex {
-    stored: Arc<Index>,
-    pending: Pending,
-}
-
-impl LiveIndex {
-    /// Upon what the repository holds.
-    pub fn new(stored: Arc<Index>) -> Self {
-        LiveIndex { stored, pending: Pending::new() }
-    }
-
-    /// Whether the caller has to store the blob: it is in no index, and nobody else of this run has claimed it.
-    pub fn claim(&self, kind: BlobKind, id: &Id) -> bool {
-        !self.stored.contains(kind, id) && self.pending.claim(kind, id)
-    }
-
-    /// Whether the blob is stored or claimed.
-    pub fn contains(&self, kind: BlobKind, id: &Id) -> bool {
-        self.stored.contains(kind, id) || self.pending.contains(kind, id)
-    }
-
-    /// What the repository held when the run began.
-    pub fn stored(&self) -> &Arc<Index> {
-        &self.stored
-    }
-
-    /// What this run has claimed.
-    pub fn pending(&self) -> &Pending {
-        &self.pending
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
+    use std::sync::Arc;
 
     use proptest::prelude::*;
 
@@ -582,8 +237,8 @@ mod tests {
 
     fn load(files: &[Vec<u8>]) -> Index {
         let mut builder = IndexBuilder::new();
-        files.iter().for_each(|file| builder.add_file(file).unwrap());
-        builder.finish()
+        files.iter().for_each(|file| builder.add_file(&Id::of(file), file).unwrap());
+        builder.finish().unwrap()
     }
 
     proptest! {
@@ -649,7 +304,7 @@ mod tests {
         for n in (0..20_000).step_by(2) {
             builder.add(&Id::of(b"pack"), &PackedBlob { id: id(n), ..blob(BlobKind::Data, 1, 0) }).unwrap();
         }
-        let index = builder.finish();
+        let index = builder.finish().unwrap();
         assert!((0..20_000).all(|n| index.contains(BlobKind::Data, &id(n)) == (n % 2 == 0)));
         for end in [[0; 32], [0xff; 32]] {
             assert!(!index.contains(BlobKind::Data, &Id::from_bytes(end)));
@@ -680,7 +335,7 @@ mod tests {
         let json = file(&[(1, vec![blob(BlobKind::Data, 1, 0), blob(BlobKind::Tree, 2, 200)])]);
         let mut builder = IndexBuilder::new();
         for end in 0..json.len() - 1 {
-            assert!(builder.add_file(&json[..end]).is_err(), "{end}");
+            assert!(builder.add_file(&Id::of(b"file"), &json[..end]).is_err(), "{end}");
         }
         let text = String::from_utf8(json).unwrap();
         for (from, to) in [
@@ -694,17 +349,17 @@ mod tests {
         ] {
             let bad = text.replacen(from, to, 1);
             assert_ne!(bad, text);
-            assert!(builder.add_file(bad.as_bytes()).is_err(), "{bad}");
+            assert!(builder.add_file(&Id::of(b"file"), bad.as_bytes()).is_err(), "{bad}");
         }
         let deep = format!("{{\"x\":{}", "[".repeat(1_000_000));
-        assert!(builder.add_file(deep.as_bytes()).is_err());
+        assert!(builder.add_file(&Id::of(b"file"), deep.as_bytes()).is_err());
     }
 
     #[test]
     fn one_of_many_workers_wins_each_claim() {
         let mut builder = IndexBuilder::new();
         builder.add(&Id::of(b"pack"), &blob(BlobKind::Data, 0, 0)).unwrap();
-        let live = LiveIndex::new(Arc::new(builder.finish()));
+        let live = LiveIndex::new(Arc::new(builder.finish().unwrap()));
         let id = |n: u32| Id::of(&n.to_le_bytes());
         let won: usize = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..4)

@@ -9,7 +9,7 @@ use crate::file::FileKind;
 use crate::key::KeyFile;
 use crate::repository::Repository;
 use crate::store::{blocking, fetch};
-use crate::{Error, Id, Lock, LockKind, Result, Time};
+use crate::{Error, Id, Lock, Result, Time};
 
 /// Most keys that a repository gets: restic tries no more, and takes the password for wrong.
 pub const MAX_KEYS: usize = 20;
@@ -83,7 +83,7 @@ impl Repository {
     /// opened the repository has been removed meanwhile, [`Error::Damaged`] if it is not whole;
     /// [`Error::LockLost`]; what the bucket says.
     pub async fn remove_key(&self, wanted: &str, lock: &Lock) -> Result<Id> {
-        exclusive(lock)?;
+        lock.exclusive()?;
         let id = resolve(&self.keys_with_mine().await?, wanted)?;
         if id == self.key_id() {
             return Err(Error::KeyInUse { id });
@@ -101,7 +101,7 @@ impl Repository {
     /// # Errors
     /// [`Error::OldKeyLeft`] if both open the repository now; before that, as [`add_key`](Self::add_key).
     pub async fn change_key(&self, new: &NewKey, lock: &Lock) -> Result<Id> {
-        exclusive(lock)?;
+        lock.exclusive()?;
         lock.check()?;
         self.keys_with_mine().await?;
         let (old, id) = (self.key_id(), self.store_key(new).await?);
@@ -177,13 +177,6 @@ impl Repository {
             return Ok(());
         }
         Err(Error::damaged("key", "what was just stored does not open to the master key").named(*id))
-    }
-}
-
-fn exclusive(lock: &Lock) -> Result<()> {
-    match lock.kind() {
-        LockKind::Exclusive => Ok(()),
-        LockKind::Shared => Err(Error::Broken("keys are removed under an exclusive lock")),
     }
 }
 

@@ -64,9 +64,12 @@ mod json;
 pub mod key;
 mod keys;
 mod lock;
+mod marks;
 pub mod node;
+mod opened;
 pub mod pack;
 pub mod polynomial;
+mod prune;
 mod quote;
 mod reader;
 mod repository;
@@ -78,7 +81,7 @@ pub mod time;
 pub mod tree;
 mod writer;
 
-pub use check::{CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progress, check};
+pub use check::{CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progress, ReadData, check};
 pub use error::{Error, Result};
 pub use id::{BlobKind, Id, ParseIdError};
 pub use index::{Index, Location};
@@ -86,6 +89,10 @@ pub use key::KdfParams;
 pub use keys::{MAX_KEYS, NewKey, StoredKey};
 pub use lock::{HeldLock, Lock, LockFile, LockKind};
 pub use node::{Node, NodeKind, Xattr};
+pub use prune::{
+    Amount, Margins, MaxUnused, Packs, PruneOptions, PrunePlan, PruneProgress, PruneStage, Pruned, Requests,
+    plan_prune, prune,
+};
 pub use reader::{Reader, Sink};
 pub use repository::{Compression, Identity, Options, Repository};
 pub use snapshot::{Snapshot, Summary};

@@ -425,6 +425,31 @@ impl Lock {
         if self.shared.file.exclusive { LockKind::Exclusive } else { LockKind::Shared }
     }
 
+    /// Fails for a lock beside which there may be others.
+    pub(crate) fn exclusive(&self) -> Result<()> {
+        match self.kind() {
+            LockKind::Exclusive => Ok(()),
+            LockKind::Shared => {
+                Err(Error::Broken("what others may need is deleted under an exclusive lock only"))
+            }
+        }
+    }
+
+    /// The time when it was last written, by the clock of the store.
+    pub(crate) async fn taken_at(&self) -> Result<Timestamp> {
+        // The second time because it may have been refreshed since we looked at its name.
+        for _ in 0..2 {
+            let id = self.shared.state().ids.last().copied();
+            let id = id.ok_or(Error::Broken("a lock was given back while it was used"))?;
+            match self.shared.inner.bucket.head(&FileKind::Lock.key(&id)).await {
+                Ok((entry, _)) => return Ok(entry.modified),
+                Err(error) if error.kind == ErrorKind::NoSuchKey => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::LockLost { detail: "somebody has removed it".into() })
+    }
+
     /// That nobody else can have come in between: asked right before something is deleted.
     pub(crate) async fn still_excludes(&self) -> Result<()> {
         self.check()?;
@@ -435,11 +460,7 @@ impl Lock {
     }
 
     /// Gives the lock back. A file that cannot be removed is stale in half an hour.
-    pub async fn release(self) {
-        self.remove().await;
-    }
-
-    pub(crate) async fn remove(&self) {
+    pub async fn release(&self) {
         self.task.abort();
         let ids = std::mem::take(&mut self.shared.state().ids);
         remove_all(&self.shared.inner, ids).await;

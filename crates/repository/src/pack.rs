@@ -1,10 +1,12 @@
 //! Packs: sealed blobs one after the other, a sealed header that names them, and the header's length
 //! (<https://restic.readthedocs.io/en/stable/100_references.html#pack-format>).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::compress::{Compressor, Decompressor};
 use crate::crypto::{IV_LEN, MasterKey, Nonces, OVERHEAD};
+use crate::index::{Location, PackNo};
 use crate::sha256::{Job, Lanes, Stream};
 use crate::{BlobKind, Error, Id, Result};
 
@@ -44,6 +46,11 @@ impl PackedBlob {
     /// First byte behind the blob.
     pub fn end(&self) -> u64 {
         u64::from(self.offset) + u64::from(self.length)
+    }
+
+    /// Where it lies, in a pack of this number.
+    pub(crate) fn at(&self, pack: PackNo) -> Location {
+        Location { pack, offset: self.offset, length: self.length, raw_length: self.raw_length }
     }
 
     /// Bytes of the entry in a header.
@@ -116,7 +123,7 @@ pub enum Plain<'a> {
     /// Where they were sealed.
     InPlace(&'a [u8]),
     /// In what was appended to.
-    Appended(std::ops::Range<usize>),
+    Appended(Range<usize>),
 }
 
 impl<'a> Plain<'a> {
@@ -152,16 +159,30 @@ impl Opener {
         sealed: &'a mut [u8],
         out: &mut Vec<u8>,
     ) -> Result<Plain<'a>> {
-        let named = |error: Error| error.named(blob.id);
         check_lengths(blob, sealed)?;
-        let text = self.key.open_in_place(sealed).map_err(named)?;
-        let Some(length) = blob.raw_length else { return Ok(Plain::InPlace(text)) };
+        let text = self.key.open_in_place(sealed).map_err(|error| error.named(blob.id))?;
+        match blob.raw_length {
+            None => Ok(Plain::InPlace(text)),
+            Some(_) => self.expand(blob, text, out).map(Plain::Appended),
+        }
+    }
+
+    /// Decrypts and authenticates a blob whose sealed bytes have to stay; what was sealed is appended to `out`.
+    pub fn text(&mut self, blob: &PackedBlob, sealed: &[u8], out: &mut Vec<u8>) -> Result<Range<usize>> {
+        check_lengths(blob, sealed)?;
         let start = out.len();
-        match self.decompressor.append(text, length as usize, out) {
-            Ok(()) => Ok(Plain::Appended(start..out.len())),
+        self.key.open_copy(sealed, out).map_err(|error| error.named(blob.id))?;
+        Ok(start..out.len())
+    }
+
+    /// Appends to `out` what the text of a blob was compressed from.
+    pub fn expand(&mut self, blob: &PackedBlob, text: &[u8], out: &mut Vec<u8>) -> Result<Range<usize>> {
+        let (start, length) = (out.len(), blob.plain_length() as usize);
+        match self.decompressor.append(text, length, out) {
+            Ok(()) => Ok(start..out.len()),
             Err(error) => {
                 out.truncate(start);
-                Err(named(error))
+                Err(error.named(blob.id))
             }
         }
     }
@@ -202,6 +223,7 @@ impl Opener {
 
     /// Proves that a blob just sealed opens to `plain` again: a guard against a failing memory or compressor.
     pub fn prove(&mut self, sealed: &[u8], raw_length: Option<u32>, plain: &[u8]) -> Result<()> {
+        self.text.clear();
         self.key.open_copy(sealed, &mut self.text)?;
         let same = match raw_length {
             None => self.text == plain,
@@ -215,6 +237,11 @@ impl Opener {
         } else {
             Err(Error::damaged("blob", "what was just sealed does not open to the same bytes"))
         }
+    }
+
+    /// Proves that a blob just sealed opens to `text` again.
+    pub fn prove_text(&mut self, sealed: &[u8], text: &[u8]) -> Result<()> {
+        self.prove(sealed, None, text)
     }
 
     /// Proves that the header of a pack just closed names the pack's blobs.
@@ -320,6 +347,19 @@ impl PackBuilder {
     pub fn add(&mut self, sealer: &mut Sealer, id: Id, plain: &[u8]) -> Result<PackedBlob> {
         let offset = self.bytes.len();
         let raw_length = sealer.seal_blob(self.kind, plain, &mut self.bytes)?;
+        self.entry(id, offset, raw_length)
+    }
+
+    /// Seals `text`, which is compressed already if `raw_length` says from what length, at the end of the pack.
+    pub fn add_text(
+        &mut self,
+        sealer: &mut Sealer,
+        id: Id,
+        text: &[u8],
+        raw_length: Option<u32>,
+    ) -> Result<PackedBlob> {
+        let offset = self.bytes.len();
+        sealer.seal_plain(text, &mut self.bytes)?;
         self.entry(id, offset, raw_length)
     }
 

@@ -7,7 +7,9 @@
 mod decoders;
 mod deliver;
 mod plan;
+mod transfer;
 mod trees;
+mod walk;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,9 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::decoders::{Decoders, Scratch};
 pub use self::deliver::Sink;
+pub(crate) use self::plan::{Item, Span, spans};
+pub(crate) use self::transfer::{SPAN, Transferred};
+pub(crate) use self::walk::TreeWalk;
 
 use self::trees::Trees;
 use crate::file::FileKind;
@@ -108,7 +113,7 @@ impl Reader {
     /// Opens one blob on a decoding thread.
     async fn open(&self, blob: PackedBlob, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
         self.decode(move |inner, scratch| {
-            let Scratch { opener, plain: out } = scratch;
+            let Scratch { opener, plain: out, .. } = scratch;
             opener_of(inner, opener)?.open(&blob, &mut sealed, out).map(<[u8]>::to_vec)
         })
         .await
@@ -207,7 +212,7 @@ pub(crate) struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
     /// Memory for `length` bytes: what held at least as many needs not be filled with zeros first.
-    fn take(&self, length: u64) -> Vec<u8> {
+    pub(crate) fn take(&self, length: u64) -> Vec<u8> {
         let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fitting = buffers.partition_point(|buffer| (buffer.len() as u64) < length);
         match buffers.len().checked_sub(1) {
@@ -216,7 +221,7 @@ impl Buffers {
         }
     }
 
-    fn give(&self, buffer: Vec<u8>) {
+    pub(crate) fn give(&self, buffer: Vec<u8>) {
         let mut buffers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = buffers.partition_point(|other| other.len() < buffer.len());
         buffers.insert(at, buffer);

@@ -13,7 +13,7 @@ use crate::chunker::Chunker;
 use crate::config::Config;
 use crate::crypto::MasterKey;
 use crate::file::{self, FileKind};
-use crate::index::{Index, IndexBuilder};
+use crate::index::{Index, IndexBuilder, mapped};
 use crate::key::{KdfParams, KeyFile};
 use crate::pack::{Opener, Sealer};
 use crate::polynomial::Polynomial;
@@ -95,6 +95,9 @@ pub struct Options {
     pub memory: usize,
     /// Requests to the bucket in flight; 8 unless set.
     pub connections: usize,
+    /// Stored bytes of all index files above which the index is not held in memory but in a file of the cache that is
+    /// mapped; 64 MiB unless set, which is about a million and a half blobs.
+    pub index_in_memory: u64,
 }
 
 impl Default for Options {
@@ -110,6 +113,7 @@ impl Default for Options {
             pack_size: pack::DEFAULT_SIZE,
             memory: (96 + 32 * workers.saturating_sub(2)) << 20,
             connections: 8,
+            index_in_memory: 64 << 20,
         }
     }
 }
@@ -363,9 +367,17 @@ impl Repository {
     /// # Errors
     /// What the bucket says; an index file that cannot be read is an error that names it.
     pub async fn index(&self) -> Result<Arc<Index>> {
+        self.index_with_progress(&|_, _| ()).await
+    }
+
+    /// As [`index`](Self::index); `progress` hears how many index files of how many are read.
+    pub(crate) async fn index_with_progress(
+        &self,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<Arc<Index>> {
         let mut attempts = 0..3;
         loop {
-            match self.load_index().await {
+            match self.load_index(progress).await {
                 // A prune without a lock replaced it between the listing and now.
                 Err(Error::Bucket(error))
                     if error.kind == ErrorKind::NoSuchKey && attempts.next().is_some() =>
@@ -377,29 +389,102 @@ impl Repository {
         }
     }
 
-    async fn load_index(&self) -> Result<Arc<Index>> {
+    async fn load_index(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<Arc<Index>> {
         let files = self.inner.list(FileKind::Index).await?;
-        self.prune_cache(FileKind::Index, &files).await;
-        let mut loads =
-            futures::stream::iter(files)
-                .map(|(id, _)| async move {
-                    Ok::<_, Error>((id, self.inner.load_json(FileKind::Index, &id).await?))
-                })
-                // Each may hold tens of MB of JSON.
-                .buffer_unordered(self.inner.options.connections.min(4));
-        let mut builder = IndexBuilder::new();
-        while let Some((id, json)) = loads.try_next().await? {
-            builder = blocking(move || {
-                builder.add_file(&json).map_err(|error| error.named(id))?;
-                Ok(builder)
-            })
-            .await?;
+        let mut done = 0;
+        let mut each = |_, read| {
+            done += 1;
+            progress(done, files.len() as u64);
+            read
+        };
+        self.read_index(&files, &mut each).await
+    }
+
+    /// The index of these files. `each` is told how reading each of them went, and decides whether to go on.
+    pub(crate) async fn read_index(
+        &self,
+        files: &[(Id, u64)],
+        each: &mut (dyn FnMut(Id, Result<()>) -> Result<()> + Send),
+    ) -> Result<Arc<Index>> {
+        self.prune_cache(FileKind::Index, files).await;
+        let stored: u64 = files.iter().map(|(_, length)| length).sum();
+        let mut index = None;
+        if let Some(cache) = self.inner.cache.as_ref().filter(|_| stored > self.inner.options.index_in_memory)
+        {
+            index = self.mapped_index(cache, files, each).await?;
         }
-        let index = blocking(move || Ok(Arc::new(builder.finish()))).await?;
+        let index = match index {
+            Some(index) => index,
+            None => self.build_index(IndexBuilder::new(), files, each).await?,
+        };
         if let Some(cache) = &self.inner.cache {
             cache.keep(FileKind::Pack, index.packs().iter().copied().collect()).await;
         }
         Ok(index)
+    }
+
+    /// The index in a file of the cache, which is made if it is not there; none if the cache cannot take it.
+    async fn mapped_index(
+        &self,
+        cache: &Cache,
+        files: &[(Id, u64)],
+        each: &mut (dyn FnMut(Id, Result<()>) -> Result<()> + Send),
+    ) -> Result<Option<Arc<Index>>> {
+        let Some(path) = cache.mapped_index(files).await else { return Ok(None) };
+        let (inner, there) = (self.inner.clone(), path.clone());
+        let opened = blocking(move || Ok(mapped::open(&there, &mapped::key(&inner.master)).map(Arc::new)));
+        if let Some(index) = opened.await? {
+            return Ok(Some(index));
+        }
+        // A file that lacks something must not be taken for the whole index the next time.
+        let mut lacking = false;
+        let builder = IndexBuilder::mapped(path.clone(), mapped::key(&self.inner.master));
+        let mut each = |id, read: Result<()>| {
+            lacking |= read.is_err();
+            each(id, read)
+        };
+        let index = match self.build_index(builder, files, &mut each).await {
+            Err(Error::Cache(error)) => {
+                tracing::warn!(%error, "the index is kept in memory, because the cache cannot take it");
+                return Ok(None);
+            }
+            index => index?,
+        };
+        if lacking {
+            cache.remove_mapped_index(path).await;
+        }
+        Ok(Some(index))
+    }
+
+    async fn build_index(
+        &self,
+        mut builder: IndexBuilder,
+        files: &[(Id, u64)],
+        each: &mut (dyn FnMut(Id, Result<()>) -> Result<()> + Send),
+    ) -> Result<Arc<Index>> {
+        let mut loads = futures::stream::iter(files)
+            .map(|(id, _)| async move { (*id, self.inner.load_json(FileKind::Index, id).await) })
+            // Each may hold tens of MB of JSON.
+            .buffer_unordered(self.inner.options.connections.min(4));
+        while let Some((id, json)) = loads.next().await {
+            let added = match json {
+                Err(error) => Err(error),
+                Ok(json) => {
+                    let (back, added) = blocking(move || {
+                        let added = builder.add_file(&id, &json);
+                        Ok((builder, added))
+                    })
+                    .await?;
+                    builder = back;
+                    added
+                }
+            };
+            match added {
+                Err(error @ (Error::Cache(_) | Error::Cancelled)) => return Err(error),
+                read => each(id, read.map_err(|error| error.named(id)))?,
+            }
+        }
+        blocking(move || Ok(Arc::new(builder.finish()?))).await
     }
 
     async fn prune_cache(&self, kind: FileKind, files: &[(Id, u64)]) {
@@ -424,9 +509,9 @@ impl Repository {
 
     /// The way in, under `lock`. Blobs that `index` names are not stored again. Called within tokio's runtime. What
     /// stands against writing ([`Error::ReadOnly`]: parameters of rustic's that we would ignore) is the error of
-    /// the writer's first use.
-    pub fn writer(&self, index: Arc<Index>, lock: Lock) -> Writer {
-        Writer::start(self, index, lock)
+    /// the writer's first use. The lock is given back when the writer ends, unless the caller keeps a handle of it.
+    pub fn writer(&self, index: Arc<Index>, lock: impl Into<Arc<Lock>>) -> Writer {
+        Writer::start(self, index, lock.into())
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cistern_bucket::{Bucket, ErrorKind, GetOptions, Key, ListRequest, PutOptions};
+use jiff::Timestamp;
 
 use crate::cache::Cache;
 use crate::chunker::Chunker;
@@ -42,6 +43,11 @@ impl Inner {
     /// All files of a kind with their stored sizes, by id. Keys that are no such files are passed over.
     pub(crate) async fn list(&self, kind: FileKind) -> Result<Vec<(Id, u64)>> {
         list(&*self.bucket, kind).await
+    }
+
+    /// As [`list`](Self::list), with the times at which the files were stored.
+    pub(crate) async fn list_entries(&self, kind: FileKind) -> Result<Vec<(Id, u64, Timestamp)>> {
+        list_entries(&*self.bucket, kind).await
     }
 
     /// The JSON of a file. What the cache holds is verified like what the bucket gives; a damaged answer is asked
@@ -133,12 +139,18 @@ impl Inner {
 
 /// As [`Inner::list`], for a repository that is not open yet.
 pub(crate) async fn list(bucket: &dyn Bucket, kind: FileKind) -> Result<Vec<(Id, u64)>> {
+    let entries = list_entries(bucket, kind).await?;
+    Ok(entries.into_iter().map(|(id, size, _)| (id, size)).collect())
+}
+
+async fn list_entries(bucket: &dyn Bucket, kind: FileKind) -> Result<Vec<(Id, u64, Timestamp)>> {
     let mut request = ListRequest { prefix: Key::from(kind.prefix()), ..ListRequest::default() };
     let mut files = Vec::new();
     loop {
         let page = bucket.list(&request).await?;
+        let entries = page.entries.iter();
         files.extend(
-            page.entries.iter().filter_map(|entry| Some((kind.id_of(entry.key.as_bytes())?, entry.size))),
+            entries.filter_map(|entry| Some((kind.id_of(entry.key.as_bytes())?, entry.size, entry.modified))),
         );
         match page.next {
             None => break,
@@ -146,7 +158,7 @@ pub(crate) async fn list(bucket: &dyn Bucket, kind: FileKind) -> Result<Vec<(Id,
         }
     }
     files.sort_unstable();
-    files.dedup();
+    files.dedup_by_key(|(id, ..)| *id);
     Ok(files)
 }
 

@@ -12,6 +12,7 @@ mod batch;
 mod budget;
 mod cutter;
 mod file;
+mod import;
 mod packs;
 mod queue;
 mod seal;
@@ -30,11 +31,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::batch::{Batch, Contents};
 pub use self::budget::Permit;
 pub use self::file::FileWriter;
+pub(crate) use self::import::{Failed, Import};
 
 use self::batch::BatchJob;
 use self::budget::Budget;
+use self::import::{BlobJob, ImportJob};
 use self::packs::Packs;
-use self::queue::{Job, Queue, TreeJob};
+use self::queue::{Job, Queue};
 use self::worker::Worker;
 use crate::chunker::Chunker;
 use crate::index::{Index, LiveIndex};
@@ -182,7 +185,8 @@ pub struct Writer {
 /// Threads and tasks of one writer; ends them when dropped.
 struct Guard {
     core: Arc<Core>,
-    lock: Lock,
+    /// Given back at the end, unless somebody else still holds it.
+    lock: Arc<Lock>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     upload: Mutex<Option<tokio::task::JoinHandle<()>>>,
     watch: tokio::task::AbortHandle,
@@ -190,7 +194,7 @@ struct Guard {
 
 impl Writer {
     /// Starts threads and tasks. Called within tokio's runtime. What fails here fails the first use.
-    pub(crate) fn start(repo: &Repository, index: Arc<Index>, lock: Lock) -> Writer {
+    pub(crate) fn start(repo: &Repository, index: Arc<Index>, lock: Arc<Lock>) -> Writer {
         let inner = repo.inner();
         let options = &inner.options;
         let packs =
@@ -279,14 +283,29 @@ impl Writer {
             return Err(Error::BadParameter { what: "directory", detail });
         }
         let id = Id::of(&bytes);
-        if self.core.live.claim(BlobKind::Tree, &id) {
-            let permit = self.core.budget.force(bytes.len());
-            if !self.core.queue.push(Job::Tree(TreeJob { id, plain: bytes, _permit: permit })) {
+        self.blob(BlobKind::Tree, id, bytes)?;
+        Ok(id)
+    }
+
+    /// Stores a blob whose name was made from its bytes, as [`tree`](Self::tree) does.
+    pub(crate) fn blob(&self, kind: BlobKind, id: Id, plain: Vec<u8>) -> Result<()> {
+        if self.core.live.claim(kind, &id) {
+            let permit = self.core.budget.force(plain.len());
+            if !self.core.queue.push(Job::Blob(BlobJob { kind, id, plain, _permit: permit })) {
                 // It is claimed, and will not be stored: nobody may name it.
                 return Err(self.core.error());
             }
         }
-        Ok(id)
+        Ok(())
+    }
+
+    /// Takes over blobs that are stored elsewhere, for which `permit` was taken; the answer names those that are not
+    /// whole.
+    pub(crate) fn import(&self, permit: Permit, import: Import) -> Ticket<Vec<Failed>> {
+        let (answer, receiver) = oneshot::channel();
+        let job = ImportJob { import, _permit: permit, answer: Some(answer) };
+        self.core.queue.push(Job::Import(job));
+        Ticket::new(receiver, self.core.clone())
     }
 
     /// Whether a blob is in the repository or on its way there.
@@ -359,7 +378,9 @@ impl Writer {
         }
         let _ = tokio::task::spawn_blocking(|| join(threads)).await;
         self.guard.watch.abort();
-        self.guard.lock.remove().await;
+        if Arc::strong_count(&self.guard.lock) == 1 {
+            self.guard.lock.release().await;
+        }
     }
 }
 

@@ -196,7 +196,7 @@ impl Opened {
         let mut builder = IndexBuilder::new();
         let mut by_pack: BTreeMap<Id, Vec<PackedBlob>> = BTreeMap::new();
         for (_, json) in self.files(FileKind::Index) {
-            builder.add_file(&json).unwrap();
+            builder.add_file(&Id::of(&json), &json).unwrap();
             let mut order = Vec::new();
             index::parse(&json, |pack, blob| {
                 if order.last() != Some(pack) {
@@ -209,7 +209,7 @@ impl Opened {
             order.iter().for_each(|pack| again.add(pack, &by_pack[pack]));
             assert_same(text(&again.finish()).as_bytes(), text(&json).as_bytes());
         }
-        let index = builder.finish();
+        let index = builder.finish().unwrap();
         let from_index: BTreeMap<Id, Vec<PackedBlob>> =
             index.by_pack().map(|(pack, blobs)| (index.pack(pack), blobs)).collect();
 

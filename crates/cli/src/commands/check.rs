@@ -2,20 +2,22 @@
 
 use std::time::Instant;
 
-use cistern_engine::{Phase, Progress, Status};
-use cistern_repository::{CheckOptions, CheckProgress, CheckStage, LockKind, check};
+use cistern_engine::{Phase, Progress, Status, lock_as};
+use cistern_repository::{CheckOptions, CheckProgress, CheckStage, Finding, LockKind, ReadData, check};
 use serde_json::json;
 
-use super::{Outcome, Shell, identity};
+use super::{Outcome, Shell};
 use crate::args;
 use crate::failure::Failure;
-use crate::listing::short;
-use crate::units::{clock, counted};
+use crate::listing::{short, shown};
+use crate::units::{clock, count, counted};
 
 pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
     let started = Instant::now();
     let repository = shell.repository().await?;
-    let lock = repository.lock(LockKind::Shared, &identity(), shell.lock_wait()).await?;
+    let lock = lock_as(&repository, LockKind::Shared, &shell.cx())
+        .await
+        .map_err(|error| shell.access.failure(error))?;
     let listener = |progress: CheckProgress| {
         let what = match progress.stage {
             CheckStage::Index => "index files",
@@ -31,7 +33,12 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
             ..Status::default()
         });
     };
-    let options = CheckOptions { read_data: args.read_data };
+    let read_data = match args.read_data_subset {
+        Some(subset) => subset,
+        None if args.read_data => ReadData::All,
+        None => ReadData::No,
+    };
+    let options = CheckOptions { read_data };
     let result = tokio::select! {
         result = check(&repository, options, &listener) => result,
         () = shell.cancel.cancelled() => Err(cistern_repository::Error::Cancelled),
@@ -41,28 +48,14 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
     shell.ui.clear();
     let harmful = findings.iter().filter(|finding| !finding.problem.is_hint()).count();
     for finding in &findings {
-        if shell.ui.is_json() {
-            shell.ui.object(&json!({
-                "message_type": if finding.problem.is_hint() { "hint" } else { "finding" },
-                "message": finding.problem.to_string(),
-                "endangers": finding.endangers.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            }));
-        } else if finding.problem.is_hint() {
-            shell.ui.note(format!("unused      {}", finding.problem));
-        } else {
-            shell.ui.result(format!("damaged     {}", finding.problem));
-            if !finding.endangers.is_empty() {
-                let ids: Vec<String> = finding.endangers.iter().take(20).map(short).collect();
-                shell.ui.result(format!("            endangers snapshots {}", ids.join(", ")));
-            }
-        }
+        show(shell, finding);
     }
     if shell.ui.is_json() {
         shell.ui.object(&json!({
             "message_type": "summary",
             "num_errors": harmful,
             "num_hints": findings.len() - harmful,
-            "read_data": args.read_data,
+            "read_data": read_data != ReadData::No,
         }));
     }
     if harmful > 0 {
@@ -74,7 +67,45 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
             "keep the repository as it is, and back up again: what the sources still hold is stored anew",
         ));
     }
-    let what = if args.read_data { "all data was read" } else { "the structure is whole" };
+    let what = match read_data {
+        ReadData::No => "the structure is whole",
+        ReadData::All => "all data was read",
+        _ => "a part of the data was read",
+    };
     shell.ui.say(format!("no errors   {what} ({})", clock(started.elapsed())));
     Ok(0)
+}
+
+/// Snapshots that are named of each finding; JSON has all.
+const SNAPSHOTS: usize = 20;
+
+fn show(shell: &Shell, finding: &Finding) {
+    let Finding { problem, endangers, paths } = finding;
+    let path = |path: &Vec<u8>| shown(path);
+    if shell.ui.is_json() {
+        return shell.ui.object(&json!({
+            "message_type": if problem.is_hint() { "hint" } else { "finding" },
+            "kind": problem.kind(),
+            "message": problem.to_string(),
+            "endangers": endangers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "paths": paths.iter().map(path).collect::<Vec<_>>(),
+        }));
+    }
+    if problem.is_hint() {
+        return shell.ui.note(format!("hint        {problem}"));
+    }
+    shell.ui.result(format!("damaged     {problem}"));
+    if endangers.is_empty() {
+        return;
+    }
+    // The newest are those that somebody is going to restore.
+    let ids: Vec<String> = endangers.iter().rev().take(SNAPSHOTS).map(short).collect();
+    let more = match endangers.len().saturating_sub(SNAPSHOTS) {
+        0 => String::new(),
+        more => format!(" and {} more", count(more as u64)),
+    };
+    shell.ui.result(format!("            endangers snapshots {}{more}", ids.join(", ")));
+    for path in paths.iter().map(path) {
+        shell.ui.result(format!("            {path}"));
+    }
 }

@@ -4,12 +4,13 @@ use cistern_engine::retention::{Period, Policy};
 use cistern_engine::{Forget, ForgetReport, Judged, Report, Task};
 use comfy_table::{Table, presets};
 
-use super::{Outcome, Shell, selector};
+use super::{Outcome, Shell, prune, selector};
 use crate::args;
 use crate::listing::{columns, local, short};
 use crate::units::counted;
 
 pub async fn run(shell: &Shell, args: args::Forget) -> Outcome {
+    let pruning = args.prune.then(|| args.pruning.clone());
     let task = Task::Forget(Forget {
         repository: shell.access.repository()?,
         policy: policy(&args),
@@ -24,14 +25,36 @@ pub async fn run(shell: &Shell, args: args::Forget) -> Outcome {
         Ok(other) => return Err(cistern_engine::Error::Broken(format!("forget reported {other:?}")).into()),
         Err(error) => return Err(shell.access.failure(error)),
     };
+    // Who is told what was removed before it is pruned knows it also if that fails.
+    if !shell.ui.is_json() {
+        show(shell, &report, pruning.is_some());
+    }
+    let pruned = match pruning {
+        Some(pruning) if report.dry_run || report.removed > 0 => {
+            Some(prune::prune(shell, &pruning, report.dry_run, forgotten(&report)).await)
+        }
+        _ => None,
+    };
     if shell.ui.is_json() {
         let mut value = serde_json::to_value(&report).unwrap_or_default();
         value["message_type"] = "summary".into();
+        if let Some(Ok(pruned)) = &pruned {
+            value["prune"] = serde_json::to_value(pruned).unwrap_or_default();
+        }
         shell.ui.object(&value);
-    } else {
-        show(shell, &report);
     }
-    Ok(0)
+    let Some(pruned) = pruned.transpose()? else { return Ok(0) };
+    if !shell.ui.is_json() {
+        prune::show(shell, &pruned);
+    }
+    prune::verdict(&pruned)
+}
+
+/// In a dry run, the snapshots that would go.
+fn forgotten(report: &ForgetReport) -> Vec<String> {
+    let runs = report.groups.iter().flat_map(|group| &group.runs);
+    let gone = runs.filter(|run| report.dry_run && !run.verdict.keep);
+    gone.flat_map(|run| run.parts.iter().map(|(id, _)| id.to_string())).collect()
 }
 
 fn policy(args: &args::Forget) -> Policy {
@@ -61,7 +84,7 @@ fn policy(args: &args::Forget) -> Policy {
     }
 }
 
-fn show(shell: &Shell, report: &ForgetReport) {
+fn show(shell: &Shell, report: &ForgetReport, is_pruned: bool) {
     for judged in &report.groups {
         let kept = judged.runs.iter().filter(|run| run.verdict.keep).count();
         let group = match report.groups.len() {
@@ -76,6 +99,7 @@ fn show(shell: &Shell, report: &ForgetReport) {
     match (report.dry_run, report.removed) {
         (true, _) => shell.ui.say("dry run: nothing was removed"),
         (false, 0) => shell.ui.say("nothing to remove"),
+        (false, n) if is_pruned => shell.ui.say(format!("removed {}", counted(n, "snapshot"))),
         (false, n) => shell.ui.say(format!(
             "removed {}; what only they held takes space until the repository is pruned",
             counted(n, "snapshot")

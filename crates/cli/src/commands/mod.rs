@@ -10,6 +10,7 @@ mod forget;
 mod init;
 mod key;
 mod ls;
+mod prune;
 mod restore;
 mod snapshots;
 mod stats;
@@ -57,6 +58,7 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
         Command::Backup(args) => backup::run(&shell, args).await,
         Command::Snapshots(args) => shell.unless_interrupted(snapshots::run(&shell, args)).await,
         Command::Forget(args) => forget::run(&shell, args).await,
+        Command::Prune(args) => prune::run(&shell, args).await,
         Command::Ls(args) => shell.unless_interrupted(ls::run(&shell, args)).await,
         Command::Find(args) => shell.unless_interrupted(find::run(&shell, args)).await,
         Command::Diff(args) => shell.unless_interrupted(diff::run(&shell, args)).await,

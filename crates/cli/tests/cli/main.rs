@@ -9,6 +9,7 @@ mod interop;
 mod interrupt;
 mod keys;
 mod pages;
+mod prune;
 mod s3;
 mod terminal;
 mod unlock;

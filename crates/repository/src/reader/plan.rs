@@ -10,20 +10,20 @@ const GAP: u64 = 256 << 10;
 
 /// One blob and who wants it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Item {
-    pub(super) id: Id,
-    pub(super) place: Location,
+pub(crate) struct Item {
+    pub(crate) id: Id,
+    pub(crate) place: Location,
     /// Positions in the list of what is wanted.
-    pub(super) wanted: Vec<u32>,
+    pub(crate) wanted: Vec<u32>,
 }
 
 /// A stretch of one pack, with the blobs in it by offset. Two entries of the index may lie at the same place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Span {
-    pub(super) pack: PackNo,
-    pub(super) start: u64,
-    pub(super) end: u64,
-    pub(super) items: Vec<Item>,
+pub(crate) struct Span {
+    pub(crate) pack: PackNo,
+    pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) items: Vec<Item>,
 }
 
 /// What to fetch, and what is in no index (positions in `wanted`).
@@ -53,6 +53,11 @@ pub(super) fn plan(index: &Index, kind: BlobKind, wanted: &[Id], longest: u64) -
         }
     }
     items.sort_unstable_by_key(|item| (ranks[&item.place.pack], item.place.offset));
+    Plan { spans: spans(items, longest), missing }
+}
+
+/// Groups items that are sorted by pack and offset into spans of about `longest` bytes at most.
+pub(crate) fn spans(items: impl IntoIterator<Item = Item>, longest: u64) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for item in items {
         let start = u64::from(item.place.offset);
@@ -69,7 +74,7 @@ pub(super) fn plan(index: &Index, kind: BlobKind, wanted: &[Id], longest: u64) -
             _ => spans.push(Span { pack: item.place.pack, start, end, items: vec![item] }),
         }
     }
-    Plan { spans, missing }
+    spans
 }
 
 #[cfg(test)]
@@ -102,7 +107,7 @@ mod tests {
             };
             builder.add(&Id::of(pack), &blob).unwrap();
         }
-        let index = builder.finish();
+        let index = builder.finish().unwrap();
         let wanted = [5, 3, 1, 99, 0, 4, 1].map(name);
         let Plan { spans, missing } = plan(&index, BlobKind::Data, &wanted, 3 << 20);
         assert_eq!(missing, [3]);

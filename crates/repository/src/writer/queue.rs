@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::batch::BatchJob;
 use super::budget::Permit;
 use super::file::FileState;
-use crate::Id;
+use super::import::{BlobJob, ImportJob};
 
 /// Blobs of one kind that a worker takes at once: as many as it hashes in one loop.
 const LANES: usize = 3;
@@ -22,21 +22,16 @@ pub(crate) struct Chunk {
     pub(crate) permit: Permit,
 }
 
-/// A directory whose name is known already.
-pub(crate) struct TreeJob {
-    pub(crate) id: Id,
-    pub(crate) plain: Vec<u8>,
-    /// Freed when the job is done.
-    pub(crate) _permit: Permit,
-}
-
 /// Work for one worker.
 pub(crate) enum Job {
     Batch(BatchJob),
     /// Cut what a large file has received.
     Cut(Arc<FileState>),
     Chunks(Vec<Chunk>),
-    Tree(TreeJob),
+    /// A blob whose name is known already and claimed.
+    Blob(BlobJob),
+    /// Blobs that are stored elsewhere already.
+    Import(ImportJob),
 }
 
 /// What a worker does next.

@@ -10,8 +10,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::Core;
 use super::batch::{Batch, BatchJob, Contents, Piece};
-use super::queue::{Chunk, Job, Next, TreeJob};
+use super::import::{BlobJob, Content, Importer};
+use super::queue::{Chunk, Job, Next};
 use crate::chunker::MIN;
+use crate::crypto::MasterKey;
 use crate::pack::{ClosedPack, FinishedPack, Opener, PackBuilder, Sealer};
 use crate::sha256::{self, Stream};
 use crate::{BlobKind, Error, Id, Result};
@@ -30,6 +32,7 @@ pub(super) struct Worker {
     /// Packs with a header, of which the end is hashed together with the next blobs.
     closed: Vec<ClosedPack>,
     finished: UnboundedSender<FinishedPack>,
+    pub(super) importer: Importer,
 }
 
 /// A blob that was looked at: its name, and whether it is new.
@@ -40,7 +43,15 @@ impl Worker {
         let inner = core.repo.inner();
         let sealer = inner.sealer()?;
         let opener = inner.opener()?;
-        Ok(Worker { core, sealer, opener, arena: Vec::new(), closed: Vec::new(), finished })
+        Ok(Worker {
+            core,
+            sealer,
+            opener,
+            arena: Vec::new(),
+            closed: Vec::new(),
+            finished,
+            importer: Importer::default(),
+        })
     }
 
     /// Works until the queue has ended; the last worker closes the open packs.
@@ -91,7 +102,13 @@ impl Worker {
                 Ok(())
             }
             Job::Chunks(chunks) => self.chunks(chunks),
-            Job::Tree(TreeJob { id, plain, .. }) => self.put(BlobKind::Tree, &mut None, *id, plain),
+            Job::Blob(BlobJob { kind, id, plain, .. }) => {
+                let mut pack = None;
+                self.put(*kind, &mut pack, *id, &Content::Plain(plain), plain.len())?;
+                pack.into_iter().for_each(|pack| core.packs.put(pack));
+                Ok(())
+            }
+            Job::Import(job) => self.import(job),
         }));
         if let Err(error) = outcome.unwrap_or(Err(PANICKED)) {
             core.fail(error);
@@ -179,7 +196,7 @@ impl Worker {
                     // Another pack for each large blob: see `Packs`.
                     self.core.packs.put(pack);
                 }
-                self.put(BlobKind::Data, &mut pack, id, plain)?;
+                self.put(BlobKind::Data, &mut pack, id, &Content::Plain(plain), plain.len())?;
             }
             stored.push((id, new));
         }
@@ -189,7 +206,25 @@ impl Worker {
         Ok(stored)
     }
 
-    fn hash(&mut self, plains: &[&[u8]], pack: Option<&mut PackBuilder>) -> Vec<Id> {
+    pub(super) fn take_open(&self, kind: BlobKind) -> Option<PackBuilder> {
+        self.core.packs.take_open(kind)
+    }
+
+    pub(super) fn give_back(&self, pack: PackBuilder) {
+        self.core.packs.put(pack);
+    }
+
+    /// Whether the blob is this worker's to store.
+    pub(super) fn claim(&self, kind: BlobKind, id: &Id) -> bool {
+        self.core.live.claim(kind, id)
+    }
+
+    pub(super) fn master(&self) -> &Arc<MasterKey> {
+        &self.core.repo.inner().master
+    }
+
+    /// The names of blobs, hashed together with what the packs have waiting.
+    pub(super) fn hash(&mut self, plains: &[&[u8]], pack: Option<&mut PackBuilder>) -> Vec<Id> {
         let mut streams: Vec<Stream> = plains.iter().map(|_| Stream::new()).collect();
         let mut jobs = Vec::with_capacity(plains.len() + 1 + self.closed.len());
         jobs.extend(self.closed.iter_mut().map(ClosedPack::hash_job));
@@ -201,9 +236,16 @@ impl Worker {
         streams.into_iter().map(|stream| Id::from_bytes(stream.finish())).collect()
     }
 
-    /// Compresses and seals one new blob at the end of `pack` or, without one, of any open pack, and proves it.
+    /// Puts one new blob of `length` plain bytes at the end of `pack` or, without one, of any open pack, and proves it.
     /// What is left in `pack` is not full.
-    fn put(&mut self, kind: BlobKind, pack: &mut Option<PackBuilder>, id: Id, plain: &[u8]) -> Result<()> {
+    pub(super) fn put(
+        &mut self,
+        kind: BlobKind,
+        pack: &mut Option<PackBuilder>,
+        id: Id,
+        content: &Content<'_>,
+        length: usize,
+    ) -> Result<()> {
         let given = pack.is_some();
         let mut target = match pack.take().or_else(|| self.core.packs.try_take(kind)) {
             Some(target) => target,
@@ -212,13 +254,22 @@ impl Worker {
                 self.core.packs.take(kind).ok_or(Error::Cancelled)?
             }
         };
-        let blob = target.add(&mut self.sealer, id, plain)?;
+        let blob = match *content {
+            Content::Plain(plain) => target.add(&mut self.sealer, id, plain)?,
+            Content::Text(text, raw_length) => target.add_text(&mut self.sealer, id, text, raw_length)?,
+            Content::Sealed(sealed, raw_length) => target.add_sealed(id, sealed, raw_length)?,
+        };
         if self.core.verify {
-            self.opener
-                .prove(target.sealed(&blob), blob.raw_length, plain)
-                .map_err(|error| error.named(id))?;
+            let sealed = target.sealed(&blob);
+            let proof = match *content {
+                Content::Plain(plain) => self.opener.prove(sealed, blob.raw_length, plain),
+                Content::Text(text, _) => self.opener.prove_text(sealed, text),
+                Content::Sealed(original, _) if sealed == original => Ok(()),
+                Content::Sealed(..) => Err(Error::damaged("blob", "what was just copied is not the same")),
+            };
+            proof.map_err(|error| error.named(id))?;
         }
-        self.core.counters.blob(&blob, plain.len());
+        self.core.counters.blob(&blob, length);
         if target.is_full(self.core.pack_size) {
             self.close(target)?;
             self.core.packs.closed(kind);

@@ -15,7 +15,7 @@ use cistern_repository::key::KeyFile;
 use cistern_repository::pack::{PackedBlob, Sealer};
 use cistern_repository::{
     BlobKind, CheckOptions, Error, Finding, Id, KdfParams, LockKind, Node, NodeKind, Options, Problem,
-    Repository, Time, TreeBuilder, check,
+    ReadData, Repository, Time, TreeBuilder, check,
 };
 use cistern_testkit::seed;
 
@@ -76,7 +76,7 @@ impl Hostile {
     }
 
     async fn check(&self) -> Vec<Finding> {
-        check(&self.repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap()
+        check(&self.repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap()
     }
 
     /// What a reader gives for one blob, asked for alone and in bulk.
@@ -290,7 +290,7 @@ async fn findings_name_what_is_wrong_and_which_snapshots_it_endangers() {
             let (repo, ids, days) = two_days(&memory).await;
             let (pack, offset, id) = pack_of(&repo, &days[1][file]).await;
             damage(&memory, &pack, offset);
-            let findings = check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+            let findings = check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
             let found: HashMap<bool, Vec<&Finding>> =
                 findings.iter().fold(HashMap::new(), |mut found: HashMap<bool, Vec<&Finding>>, finding| {
                     found.entry(judge(&finding.problem)).or_default().push(finding);
@@ -323,7 +323,7 @@ async fn damaged_snapshots_and_index_files_are_named() {
     assert!(matches!(&error, Error::Damaged { id: Some(id), .. } if *id == ids[0]), "{error:?}");
     let findings = check(&repo, CheckOptions::default(), &|_| ()).await.unwrap();
     assert!(
-        matches!(&findings[..], [Finding { problem: Problem::Snapshot { id, .. }, endangers }] if *id == ids[0] && *endangers == [ids[0]])
+        matches!(&findings[..], [Finding { problem: Problem::Snapshot { id, .. }, endangers, .. }] if *id == ids[0] && *endangers == [ids[0]])
     );
     assert!(memory.remove(&FileKind::Snapshot.key(&ids[0])));
 
@@ -354,7 +354,7 @@ async fn a_blob_that_lies_in_two_packs_is_read_from_the_one_that_is_whole() {
     let reader = repo.reader(repo.index().await.unwrap());
     assert_same(&read(&reader, tree).await.unwrap(), &days[0]);
     assert!(reader.blob(BlobKind::Data, &id).await.is_ok());
-    let findings = check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+    let findings = check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
     assert!(
         !findings.is_empty() && findings.iter().all(|finding| finding.endangers.is_empty()),
         "{findings:#?}"

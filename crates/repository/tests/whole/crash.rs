@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cistern_bucket::Bucket;
-use cistern_repository::{CheckOptions, Identity, LockKind, Options, Problem, Repository, check};
+use cistern_repository::{CheckOptions, Identity, LockKind, Options, Problem, ReadData, Repository, check};
 use cistern_testkit::{Fault, Faulty, Rule, seed, tools};
 
 use crate::support::*;
@@ -55,7 +55,7 @@ async fn killed_at_any_write_the_last_snapshot_is_whole_and_the_next_run_succeed
             // What the dead process has left: at most packs that nobody names, and its lock.
             let repo = Repository::open(inner, &password(), small()).await.unwrap();
             let exclusive = lock(&repo, LockKind::Exclusive).await;
-            let findings = check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+            let findings = check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
             let only_unused =
                 findings.iter().all(|finding| matches!(finding.problem, Problem::UnusedPack { .. }));
             assert!(only_unused, "{kind} {n}: {findings:?}");

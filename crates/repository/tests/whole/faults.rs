@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cistern_bucket::{Attributes, Bucket, Class, ErrorKind, Key, Memory, Verb};
-use cistern_repository::{CheckOptions, Error, Options, Repository, check};
+use cistern_repository::{CheckOptions, Error, Options, ReadData, Repository, check};
 use cistern_testkit::{Fault, Faulty, Rule, seed};
 use futures::StreamExt;
 
@@ -74,7 +74,7 @@ async fn a_backup_under_faults_succeeds_or_says_why_and_never_writes_a_wrong_sna
         for ((_, snapshot), expected) in snapshots.iter().zip([&first, &second]) {
             assert_same(&read(&reader, snapshot.tree).await.unwrap(), expected);
         }
-        let findings = check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+        let findings = check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
         assert!(findings.iter().all(|finding| finding.problem.is_hint()), "{fault:?} at {n}: {findings:?}");
         if outcome.is_err() {
             backup(&repo, &second).await.unwrap();

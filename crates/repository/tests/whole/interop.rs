@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::*;
-use cistern_repository::{CheckOptions, Compression, Error, LockKind, NodeKind, Options, Repository, check};
+use cistern_repository::{
+    CheckOptions, Compression, Error, LockKind, NodeKind, Options, ReadData, Repository, check,
+};
 use cistern_testkit::{seed, tools};
 use tempfile::TempDir;
 
@@ -148,7 +150,7 @@ async fn restic_repairs_what_we_wrote_and_somebody_damaged() {
 
     // What is left reads the same to us, and goes on.
     let repo = Repository::open(directory(&ours.path("repo")), &password(), options()).await.unwrap();
-    assert!(check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap().is_empty());
+    assert!(check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap().is_empty());
     let snapshots = repo.snapshots().await.unwrap();
     assert_eq!(snapshots.len(), ours.days.len());
     let reader = repo.reader(repo.index().await.unwrap());
@@ -211,7 +213,7 @@ async fn we_read_check_and_continue_what_restic_writes() {
         );
 
         assert_same(&latest(&repo, &source).await, &day);
-        let findings = check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+        let findings = check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
         assert!(findings.is_empty(), "{findings:?}");
 
         // The same files through our writer: every blob of theirs is there already.
@@ -235,7 +237,7 @@ async fn we_read_check_and_continue_what_restic_writes() {
         assert_same(&latest(&repo, &source).await, &day);
         restic.run(&["forget", "--keep-last", "1", "--group-by", "", "--prune"]);
         assert_same(&latest(&repo, &source).await, &day);
-        assert!(check(&repo, CheckOptions { read_data: true }, &|_| ()).await.unwrap().is_empty());
+        assert!(check(&repo, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap().is_empty());
     }
 }
 

@@ -8,5 +8,7 @@ mod faults;
 mod interop;
 mod keys;
 mod locks;
+mod mapped;
+mod prune;
 mod support;
 mod writer;

@@ -7,7 +7,8 @@ use crate::support::*;
 use bytes::Bytes;
 use cistern_bucket::{Bucket, Memory};
 use cistern_repository::{
-    BlobKind, CheckOptions, Compression, Error, Id, LockKind, Options, Repository, Snapshot, Time, check,
+    BlobKind, CheckOptions, Compression, Error, Id, LockKind, Options, ReadData, Repository, Snapshot, Time,
+    check,
 };
 use cistern_testkit::seed;
 
@@ -45,7 +46,7 @@ async fn everything_written_is_read_again_by_any_number_of_workers() {
         for ((_, snapshot), (_, day)) in snapshots.iter().zip(&days) {
             assert_same(&read(&reader, snapshot.tree).await.unwrap(), day);
         }
-        let findings = check(&again, CheckOptions { read_data: true }, &|_| ()).await.unwrap();
+        let findings = check(&again, CheckOptions { read_data: ReadData::All }, &|_| ()).await.unwrap();
         assert!(findings.is_empty(), "{findings:?}");
         assert!(!memory.keys().iter().any(|key| key.as_bytes().starts_with(b"locks/")));
     }

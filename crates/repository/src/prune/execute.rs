@@ -1,0 +1,221 @@
+//! Carries out a plan: new packs, new index, then the old index goes, then the old packs.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cistern_bucket::Key;
+use tokio::time::Instant;
+
+use super::decide::Fate;
+use super::{Listener, PrunePlan, PruneProgress, PruneStage};
+use crate::file::FileKind;
+use crate::index::{BLOBS_PER_FILE, ByPack, Index, IndexFile, NamedIn, PackNo};
+use crate::reader::{Item, SPAN, Span, Transferred, spans};
+use crate::repository::Repository;
+use crate::{BlobKind, Error, Id, Lock, Result};
+
+/// Files that are deleted before the lock is looked at again.
+const TOGETHER: usize = 1000;
+/// Index files that are not half full are put together when there are so many of them.
+const MANY_SMALL: usize = 8;
+
+/// What a prune did.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Packs that were deleted.
+    pub packs_deleted: u64,
+    /// Packs of which what was needed was packed anew; they are among those that were deleted.
+    pub packs_repacked: u64,
+    /// Packs that were to be packed anew and were not, because time was up: the next run goes on with them.
+    pub packs_left: u64,
+    /// New packs.
+    pub packs_written: u64,
+    /// Bytes that were fetched.
+    pub bytes_read: u64,
+    /// Stored bytes of blobs that were written anew.
+    pub bytes_written: u64,
+    /// Index files that were written.
+    pub index_files_written: u64,
+    /// Index files that were deleted.
+    pub index_files_deleted: u64,
+    /// Blobs that are whole nowhere, with the packs that they are in, which stay.
+    pub damaged: Vec<(Id, Error)>,
+}
+
+/// Frees what the plan says, under the exclusive lock under which it was made. Packs that are to be packed anew are left to
+/// the next run after `until`.
+///
+/// # Errors
+/// [`Error::LockLost`]; what the bucket says. What was done by then is complete in itself.
+pub async fn prune(
+    repo: &Repository,
+    plan: PrunePlan,
+    lock: &Arc<Lock>,
+    until: Option<Instant>,
+    listen: &Listener<'_>,
+) -> Result<Pruned> {
+    lock.exclusive()?;
+    if plan.hypothetical {
+        return Err(Error::Broken("a plan without snapshots that are there is only to be looked at"));
+    }
+    let mut run = Run { repo, plan, lock, listen, done: Pruned::default() };
+    run.repack(until).await?;
+    run.finish().await?;
+    Ok(run.done)
+}
+
+struct Run<'a> {
+    repo: &'a Repository,
+    plan: PrunePlan,
+    lock: &'a Arc<Lock>,
+    listen: &'a Listener<'a>,
+    done: Pruned,
+}
+
+impl Run<'_> {
+    fn report(&self, stage: PruneStage, done: u64, total: u64) {
+        (self.listen)(PruneProgress { stage, done, total });
+    }
+
+    /// Packs anew what is needed of the packs that are to go. Afterwards each of them either may go, or has
+    /// [`Fate::Keep`].
+    async fn repack(&mut self, until: Option<Instant>) -> Result<()> {
+        if self.plan.repack.is_empty() {
+            return Ok(());
+        }
+        // It knows none of the blobs that are stored, so that each is stored again.
+        let writer = self.repo.writer(Arc::new(Index::empty()), self.lock.clone());
+        let reader = self.repo.reader(self.plan.index.clone());
+        let (index, chosen, listen) = (self.plan.index.clone(), &self.plan.chosen, self.listen);
+        let by_pack = index.by_pack();
+        let total = self.plan.packs_repacked.bytes;
+        let mut read = 0;
+        let mut failed: Vec<(Id, Error)> = Vec::new();
+        let mut begun: HashSet<PackNo> = HashSet::new();
+        for kind in BlobKind::ALL {
+            // What was begun with blobs of one kind is finished with those of the other.
+            let may_begin =
+                |pack: &PackNo| begun.contains(pack) || until.is_none_or(|until| Instant::now() < until);
+            let mut now = HashSet::new();
+            let spans = self.plan.repack.iter().flat_map(|pack| {
+                let spans = spans_of(&by_pack, *pack, kind, chosen);
+                if spans.is_empty() || !may_begin(pack) {
+                    return Vec::new();
+                }
+                now.insert(*pack);
+                spans
+            });
+            let mut done = |transferred: Transferred| {
+                failed.extend(transferred.failed);
+                read += transferred.fetched;
+                listen(PruneProgress { stage: PruneStage::Repack, done: read, total: total.max(read) });
+            };
+            if let Err(error) = reader.transfer(kind, spans, &writer, &mut done).await {
+                writer.abort().await;
+                return Err(error);
+            }
+            begun.extend(now);
+        }
+        // Durable, and named by index files beside the old ones.
+        let stats = writer.finish(Vec::new()).await?.stats;
+        self.done.bytes_read = read;
+        self.done.bytes_written = stats.data_packed + stats.tree_packed;
+        self.done.packs_written = stats.packs;
+        self.done.index_files_written = stats.index_files;
+        // Packs with a blob that is whole nowhere keep what is left of it.
+        let lost: HashSet<Id> = failed.iter().map(|(id, _)| *id).collect();
+        for pack in self.plan.repack.clone() {
+            let holds_lost =
+                || by_pack.of(pack).iter().any(|(entry, blob)| chosen.has(*entry) && lost.contains(&blob.id));
+            if !begun.contains(&pack) {
+                self.plan.fates[pack.index()] = Fate::Keep;
+                self.done.packs_left += 1;
+            } else if !lost.is_empty() && holds_lost() {
+                self.plan.fates[pack.index()] = Fate::Keep;
+            } else {
+                self.done.packs_repacked += 1;
+            }
+        }
+        self.done.damaged = failed;
+        Ok(())
+    }
+
+    /// Writes the index without the packs that go, and lets the old index and the packs go.
+    async fn finish(&mut self) -> Result<()> {
+        let index = self.plan.index.clone();
+        let goes = |pack: &PackNo| self.plan.fates[pack.index()] != Fate::Keep;
+        let small: Vec<&NamedIn> =
+            index.files().iter().filter(|file| file.blobs < BLOBS_PER_FILE / 2).collect();
+        let small: HashSet<Id> = match small.len() >= MANY_SMALL {
+            true => small.iter().map(|file| file.id).collect(),
+            false => HashSet::new(),
+        };
+        let old: Vec<&NamedIn> = index
+            .files()
+            .iter()
+            .filter(|file| small.contains(&file.id) || file.packs.iter().any(goes))
+            .collect();
+        // Everything about the packs that stay, also what is named elsewhere as well.
+        let mut stay: Vec<PackNo> = old.iter().flat_map(|file| &file.packs).copied().collect();
+        stay.sort_unstable();
+        stay.dedup();
+        stay.retain(|pack| !goes(pack));
+        self.rewrite(&index.by_pack(), &stay).await?;
+        let old: Vec<Id> = old.iter().map(|file| file.id).collect();
+        let mut packs: Vec<Id> = index
+            .pack_numbers()
+            .filter(|pack| matches!(self.plan.fates[pack.index()], Fate::Delete | Fate::Repack))
+            .map(|pack| index.pack(pack))
+            .collect();
+        packs.extend(self.plan.unnamed.iter().copied());
+        let total = (old.len() + packs.len()) as u64;
+        let deleted = self.delete(FileKind::Index, &old, 0, total).await?;
+        self.done.index_files_deleted = deleted;
+        self.done.packs_deleted = self.delete(FileKind::Pack, &packs, deleted, total).await?;
+        Ok(())
+    }
+
+    async fn rewrite(&mut self, by_pack: &ByPack<'_>, packs: &[PackNo]) -> Result<()> {
+        let total = packs.len() as u64;
+        let mut file = IndexFile::new();
+        for (done, pack) in (1..).zip(packs) {
+            let blobs: Vec<_> = by_pack.of(*pack).into_iter().map(|(_, blob)| blob).collect();
+            file.add(&self.plan.index.pack(*pack), &blobs);
+            if file.is_full() || done == total {
+                self.lock.check()?;
+                let json = std::mem::take(&mut file).finish();
+                self.repo.inner().save_json(FileKind::Index, json).await?;
+                self.done.index_files_written += 1;
+                self.report(PruneStage::Rewrite, done, total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes files, as long as the lock excludes all others.
+    async fn delete(&self, kind: FileKind, ids: &[Id], before: u64, total: u64) -> Result<u64> {
+        let mut done = before;
+        for ids in ids.chunks(TOGETHER) {
+            self.lock.still_excludes().await?;
+            let keys: Vec<Key> = ids.iter().map(|id| kind.key(id)).collect();
+            for outcome in self.repo.inner().bucket.delete_many(&keys).await {
+                outcome.result?;
+            }
+            if let Some(cache) = &self.repo.inner().cache {
+                for id in ids {
+                    cache.remove(kind, id).await;
+                }
+            }
+            done += ids.len() as u64;
+            self.report(PruneStage::Delete, done, total);
+        }
+        Ok(done - before)
+    }
+}
+
+/// Where what is needed of a pack lies.
+fn spans_of(by_pack: &ByPack<'_>, pack: PackNo, kind: BlobKind, chosen: &crate::marks::Marks) -> Vec<Span> {
+    let items = by_pack.of(pack).into_iter().filter(|(entry, blob)| blob.kind == kind && chosen.has(*entry));
+    let items = items.map(|(_, blob)| Item { id: blob.id, place: blob.at(pack), wanted: Vec::new() });
+    spans(items, SPAN)
+}
