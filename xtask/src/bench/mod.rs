@@ -69,6 +69,10 @@ pub enum Operation {
     Unchanged,
     Changed,
     Restore,
+    /// `check --read-data`.
+    Check,
+    /// After all snapshots but the newest were forgotten, without leaving anything unused.
+    Prune,
 }
 
 /// Who is measured.
@@ -174,7 +178,7 @@ impl Bench<'_> {
         let operations: &[Operation] = if set == Set::Huge {
             &[First, Unchanged, Restore]
         } else {
-            &[First, Unchanged, Changed, Restore]
+            &[First, Unchanged, Changed, Restore, Check, Prune]
         };
         for operation in operations {
             if *operation == Changed {
@@ -220,8 +224,16 @@ impl Bench<'_> {
     fn measure(&self, peer: Peer, operation: Operation, data: &Path, check: bool) -> Result<Cost> {
         let home = self.home(peer);
         let log = home.join("log");
-        if operation != Operation::Restore {
-            return measure::run(self.command(peer, "backup").arg(data), &log);
+        match operation {
+            Operation::First | Operation::Unchanged | Operation::Changed => {
+                return measure::run(self.command(peer, "backup").arg(data), &log);
+            }
+            Operation::Check => return measure::run(self.command(peer, "check").arg("--read-data"), &log),
+            Operation::Prune => {
+                output(self.command(peer, "forget").args(["--keep-last", "1"]))?;
+                return measure::run(self.command(peer, "prune").args(["--max-unused", "0"]), &log);
+            }
+            Operation::Restore => {}
         }
         let target = home.join("restored");
         let mut command = self.command(peer, "restore");

@@ -11,6 +11,7 @@ fn bar(set: &str, operation: Operation) -> Option<f64> {
         // Over a few large files it is nothing but opening the repository, whose key is as dear for both.
         (Operation::Unchanged, "small") => Some(0.3),
         (Operation::Restore, "random" | "text" | "small") => Some(0.6),
+        (Operation::Check | Operation::Prune, "random" | "text" | "small") => Some(0.5),
         _ => None,
     }
 }
