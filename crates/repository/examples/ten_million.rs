@@ -91,6 +91,7 @@ fn data(n: usize) -> Id {
 }
 
 async fn make(place: &Path, blobs: usize) -> Result<()> {
+    fs::create_dir_all(place).map_err(|_| Error::Broken("the directory cannot be made"))?;
     let bucket = Arc::new(Directory::with(place, Durability::None));
     let master = Arc::new(MasterKey::generate()?);
     let key = KeyFile::create(&master, &password(), KdfParams::default(), "user", "host", Time::new(0, 0))?;
