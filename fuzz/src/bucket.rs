@@ -40,6 +40,10 @@ pub fn tags(data: &[u8]) {
     let _ = fuzzing::tags(data);
 }
 
+pub fn retention(data: &[u8]) {
+    let _ = fuzzing::retention(data);
+}
+
 pub fn deletion(data: &[u8]) {
     let _ = fuzzing::deletion(data);
 }

@@ -21,6 +21,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bucket-headers", bucket::headers),
     ("bucket-listing", bucket::listing),
     ("bucket-retry-after", bucket::retry_after),
+    ("bucket-retention", bucket::retention),
     ("bucket-tags", bucket::tags),
     ("bucket-token", bucket::token),
     ("cli-arguments", cli::arguments),

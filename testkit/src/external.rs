@@ -64,6 +64,11 @@ impl External {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The access key that it knows.
     pub fn access_key(&self) -> &str {
         self.access_key

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use cistern_bucket::{
     Attributes, Body, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get,
-    GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload,
-    Verb,
+    GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Retention, Revision, Tags,
+    Upload, Verb,
 };
 use futures::{StreamExt, stream};
 
@@ -283,6 +283,14 @@ impl Bucket for Faulty {
 
     async fn tags(&self, key: &Key) -> Result<Tags> {
         self.read(Verb::Tags, key, self.inner.tags(key)).await
+    }
+
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>> {
+        self.read(Verb::Retention, key, self.inner.retention(key)).await
+    }
+
+    async fn set_retention(&self, key: &Key, retention: &Retention) -> Result<()> {
+        self.write(Verb::Retention, key, self.inner.set_retention(key, retention)).await
     }
 }
 

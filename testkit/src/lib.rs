@@ -4,6 +4,7 @@ mod external;
 mod faulty;
 pub mod hostile;
 pub mod objects;
+mod owner;
 mod rule;
 mod seed;
 pub mod server;
@@ -13,6 +14,7 @@ mod tree;
 
 pub use external::{External, minio, moto};
 pub use faulty::{Fault, Faulty};
+pub use owner::{Borrowed, Version};
 pub use rule::{Request, Rule};
 pub use seed::{Random, SEED_VARIABLE, Seed, seed};
 pub use server::{HttpFault, Server};

@@ -148,6 +148,7 @@ impl Bucket for Synthetic {
             list_after: true,
             attributes: true,
             tags: true,
+            retention: false,
             multipart: false,
             create_only: false,
             copy: false,

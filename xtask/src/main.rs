@@ -4,6 +4,7 @@
 mod bench;
 mod fuzz;
 mod process;
+mod soak;
 mod test;
 mod tools;
 
@@ -28,6 +29,7 @@ enum Task {
     },
     Fuzz(fuzz::Arguments),
     Bench(bench::Arguments),
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => return test::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

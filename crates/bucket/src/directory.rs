@@ -484,6 +484,7 @@ impl Bucket for Directory {
             multipart: false,
             create_only: true,
             copy: true,
+            retention: false,
             max_put: i64::MAX as u64,
         }
     }

@@ -22,13 +22,15 @@ pub enum Verb {
     Delete,
     /// Reading or writing the tags of one object.
     Tags,
+    /// Reading or setting how long one object is locked.
+    Retention,
     /// Whatever concerns the bucket as a whole: probing it, its region, credentials.
     Bucket,
 }
 
 impl Verb {
     /// All kinds, in the order in which people read them.
-    pub const ALL: [Verb; 9] = [
+    pub const ALL: [Verb; 10] = [
         Verb::List,
         Verb::Head,
         Verb::Get,
@@ -37,6 +39,7 @@ impl Verb {
         Verb::Copy,
         Verb::Delete,
         Verb::Tags,
+        Verb::Retention,
         Verb::Bucket,
     ];
 
@@ -51,6 +54,7 @@ impl Verb {
             Verb::Copy => "copy",
             Verb::Delete => "delete",
             Verb::Tags => "tags",
+            Verb::Retention => "retention",
             Verb::Bucket => "bucket",
         }
     }
@@ -65,6 +69,7 @@ impl Verb {
             Verb::Copy => "copying",
             Verb::Delete => "deleting",
             Verb::Tags => "reading or writing the tags of",
+            Verb::Retention => "reading or setting the retention of",
             Verb::Bucket => "opening",
         }
     }

@@ -12,8 +12,8 @@ use md5::{Digest, Md5};
 
 use crate::{
     Attributes, Body, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get,
-    GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload,
-    Verb,
+    GetOptions, Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Retention, Revision, Tags,
+    Upload, Verb,
 };
 
 /// Keys of one batch deletion, and entries of one page, as on S3.
@@ -41,6 +41,7 @@ pub struct Memory {
     max_key: usize,
     max_put: u64,
     min_part: u64,
+    object_lock: bool,
     state: Mutex<State>,
 }
 
@@ -92,6 +93,7 @@ impl Memory {
             max_key: 1_024,
             max_put: 5 << 30,
             min_part: 5 << 20,
+            object_lock: false,
             state: Mutex::new(State {
                 exists: true,
                 objects: BTreeMap::new(),
@@ -129,6 +131,14 @@ impl Memory {
     pub fn sizes(mut self, max_put: u64, min_part: u64) -> Self {
         self.max_put = max_put;
         self.min_part = min_part;
+        self
+    }
+
+    /// Objects can be locked, as in a bucket that was created with S3 Object Lock. Versions are not modelled: deleting or
+    /// replacing a locked object succeeds, as it does on S3, but what was locked is gone here and is not there.
+    #[must_use]
+    pub fn object_lock(mut self) -> Self {
+        self.object_lock = true;
         self
     }
 
@@ -226,14 +236,7 @@ impl Memory {
         self.ledger.request(Verb::Tags);
         let mut state = self.open(Verb::Tags)?;
         let object = state.objects.get_mut(key).ok_or_else(|| self.missing(Verb::Tags, key))?;
-        *object = Arc::new(Object {
-            pieces: object.pieces.clone(),
-            size: object.size,
-            modified: object.modified,
-            etag: object.etag.clone(),
-            attributes: with_tags(object.attributes.clone(), tags),
-            sha256: object.sha256,
-        });
+        *object = Arc::new(object.with(with_tags(object.attributes.clone(), tags)));
         Ok(())
     }
 
@@ -260,6 +263,15 @@ impl Memory {
 
     fn object(&self, verb: Verb, key: &Key) -> Result<Arc<Object>> {
         self.open(verb)?.objects.get(key).cloned().ok_or_else(|| self.missing(verb, key))
+    }
+
+    /// An object in a bucket that can lock it.
+    fn lockable(&self, key: &Key) -> Result<Arc<Object>> {
+        if !self.object_lock {
+            let error = self.error(ErrorKind::Unsupported, Verb::Retention).key(key);
+            return Err(error.detail("the bucket was made without Object Lock"));
+        }
+        self.object(Verb::Retention, key)
     }
 
     /// An object whose contents can be read: not one in an archive class.
@@ -378,6 +390,18 @@ impl Memory {
 }
 
 impl Object {
+    /// The same contents with other attributes.
+    fn with(&self, attributes: Attributes) -> Object {
+        Object {
+            pieces: self.pieces.clone(),
+            size: self.size,
+            modified: self.modified,
+            etag: self.etag.clone(),
+            attributes,
+            sha256: self.sha256,
+        }
+    }
+
     fn entry(&self, key: &Key) -> Entry {
         Entry {
             key: key.clone(),
@@ -492,6 +516,7 @@ impl Bucket for Memory {
             list_after: true,
             attributes: true,
             tags: true,
+            retention: self.object_lock,
             multipart: true,
             create_only: true,
             copy: true,
@@ -676,6 +701,29 @@ impl Bucket for Memory {
     async fn tags(&self, key: &Key) -> Result<Tags> {
         self.ledger.request(Verb::Tags);
         Ok(self.object(Verb::Tags, key)?.attributes.tags.clone().unwrap_or_default())
+    }
+
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>> {
+        self.ledger.request(Verb::Retention);
+        Ok(self.lockable(key)?.attributes.retention.clone())
+    }
+
+    async fn set_retention(&self, key: &Key, retention: &Retention) -> Result<()> {
+        self.ledger.request(Verb::Retention);
+        let object = self.lockable(key)?;
+        let now = Timestamp::now();
+        if retention.until <= now {
+            let error = self.error(ErrorKind::Invalid, Verb::Retention).key(key);
+            return Err(error.detail("the time to lock it for is over"));
+        }
+        let held = object.attributes.retention.as_ref().filter(|held| held.until > now);
+        if held.is_some_and(|held| held.until > retention.until || held.mode != retention.mode) {
+            let error = self.error(ErrorKind::Denied, Verb::Retention).key(key);
+            return Err(error.detail("it is locked for longer, or in another mode"));
+        }
+        let attributes = Attributes { retention: Some(retention.clone()), ..object.attributes.clone() };
+        self.open(Verb::Retention)?.objects.insert(key.clone(), Arc::new(object.with(attributes)));
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions,
-    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
+    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Retention, Revision, Tags, Upload, Verb,
 };
 
 /// A bucket that consists of those keys of another bucket that begin with a prefix, without it.
@@ -169,6 +169,15 @@ impl Bucket for Prefixed {
 
     async fn tags(&self, key: &Key) -> Result<Tags> {
         self.inner.tags(&self.outer(Verb::Tags, key)?).await.map_err(|error| self.error(error))
+    }
+
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>> {
+        self.inner.retention(&self.outer(Verb::Retention, key)?).await.map_err(|error| self.error(error))
+    }
+
+    async fn set_retention(&self, key: &Key, retention: &Retention) -> Result<()> {
+        let key = self.outer(Verb::Retention, key)?;
+        self.inner.set_retention(&key, retention).await.map_err(|error| self.error(error))
     }
 }
 

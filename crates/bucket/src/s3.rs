@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod list;
 mod place;
 mod read;
+mod retention;
 pub(crate) mod sign;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,7 @@ use crate::credentials::Provider;
 use crate::transport::{Connector, Leave, Purpose, Retry, Transport, asked_to_wait, tls_config};
 use crate::{
     Attributes, Bucket, Capabilities, Checksums, DeleteOutcome, Entry, Error, ErrorKind, Get, GetOptions,
-    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Revision, Tags, Upload, Verb,
+    Key, Ledger, ListRequest, Page, PartId, Put, PutOptions, Result, Retention, Revision, Tags, Upload, Verb,
 };
 pub use config::{S3Config, Style};
 use encode::percent;
@@ -434,6 +435,7 @@ impl Bucket for S3 {
             list_after: self.inner.takes_start_after.load(Relaxed),
             attributes: true,
             tags: true,
+            retention: true,
             multipart: true,
             create_only: self.inner.takes_create_only.load(Relaxed),
             copy: true,
@@ -505,5 +507,13 @@ impl Bucket for S3 {
 
     async fn tags(&self, key: &Key) -> Result<Tags> {
         read::tags(&self.inner, key).await
+    }
+
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>> {
+        retention::get(&self.inner, key).await
+    }
+
+    async fn set_retention(&self, key: &Key, retention: &Retention) -> Result<()> {
+        retention::set(&self.inner, key, retention).await
     }
 }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt};
 
-use crate::{Attributes, Entry, Error, ErrorKind, Key, Ledger, Result, Revision, Tags, Verb};
+use crate::{Attributes, Entry, Error, ErrorKind, Key, Ledger, Result, Retention, Revision, Tags, Verb};
 
 /// What a store can do; asked for, never inferred from its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub attributes: bool,
     /// Objects carry tags.
     pub tags: bool,
+    /// Objects can be locked for a time; on S3 a bucket has to be created for it, which only its first answer tells.
+    pub retention: bool,
     /// Large objects can be written as parts, concurrently.
     pub multipart: bool,
     /// A put can be made to fail if the key exists.
@@ -393,4 +395,28 @@ pub trait Bucket: Send + Sync + fmt::Debug + 'static {
     /// [`ErrorKind::Denied`] without the permission; [`ErrorKind::Unsupported`] without
     /// [`Capabilities::tags`].
     async fn tags(&self, key: &Key) -> Result<Tags>;
+
+    /// How long the current version of an object is locked; none if it never was. The time may be over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchKey`]; [`ErrorKind::Denied`] without the permission; [`ErrorKind::Unsupported`] on a bucket
+    /// without locks, and without [`Capabilities::retention`].
+    async fn retention(&self, key: &Key) -> Result<Option<Retention>> {
+        Err(no_retention(self.name(), key))
+    }
+
+    /// Locks the current version of an object for a time. What is locked can be locked for longer, not for less: the
+    /// right to override a lock is never used.
+    ///
+    /// # Errors
+    /// As [`retention`](Self::retention); how a store refuses to shorten a time is its own affair.
+    async fn set_retention(&self, key: &Key, retention: &Retention) -> Result<()> {
+        let _ = retention;
+        Err(no_retention(self.name(), key))
+    }
+}
+
+/// The answer of a store that locks nothing.
+fn no_retention(bucket: &str, key: &Key) -> Error {
+    Error::new(ErrorKind::Unsupported, Verb::Retention, bucket).key(key)
 }

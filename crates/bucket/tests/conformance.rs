@@ -15,7 +15,7 @@ macro_rules! conforms {
 
             conforms!(@case $backend
                 contents absence ranges conditions listing many multipart attributes_and_tags copies refusals
-                concurrency giving_up counting);
+                concurrency giving_up counting retention);
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn existence() {
@@ -33,6 +33,26 @@ macro_rules! conforms {
 }
 
 conforms!(memory directory prefixed embedded minio moto);
+
+/// Buckets that were created for it.
+mod locked {
+    use crate::{cases, places};
+
+    #[tokio::test]
+    async fn memory() {
+        cases::locks(places::locked_memory("locks")).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn minio() {
+        cases::locks(places::locked_minio("locks")).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn moto() {
+        cases::locks_that_show_in_heads(places::locked_moto("locks")).await;
+    }
+}
 
 #[tokio::test]
 async fn a_wrong_secret_or_an_unknown_key_is_denied() {

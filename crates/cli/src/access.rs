@@ -13,7 +13,7 @@ use cistern_repository::{Compression, Options};
 use secrecy::SecretString;
 use url::Url;
 
-use crate::args::{BucketStyle, CompressionMode, Global, NewKey};
+use crate::args::{BucketStyle, CompressionMode, FromRepository, Global, NewKey};
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::password;
@@ -73,7 +73,8 @@ impl Access {
         found.await.unwrap_or_else(|e| Err(Failure::new(cistern_bucket::Class::Broken, e.to_string())))
     }
 
-    fn keep(&self, failure: Failure) -> String {
+    /// Keeps a failure for [`failure`](Self::failure), and gives its text for the engine.
+    pub fn keep(&self, failure: Failure) -> String {
         let text = failure.to_string();
         if let Ok(mut kept) = self.failure.lock() {
             kept.get_or_insert(failure);
@@ -99,25 +100,11 @@ impl Access {
     /// # Errors
     /// None was given, or it cannot be parsed.
     pub fn repository(&self) -> Result<Address, Failure> {
-        let from_file = |file: PathBuf| {
-            std::fs::read_to_string(&file)
-                .map(|text| OsString::from(text.trim()))
-                .map_err(|e| Failure::io(format!("reading the repository file {}", file.display()), e))
-        };
-        let text = if let Some(text) = &self.global.repo {
-            text.clone()
-        } else if let Some(file) = &self.global.repository_file {
-            from_file(file.clone())?
-        } else if let Some((_, text)) = self.environment.twin("REPOSITORY") {
-            text
-        } else if let Some(file) =
-            self.environment.path(&["CISTERN_REPOSITORY_FILE", "RESTIC_REPOSITORY_FILE"])
-        {
-            from_file(file)?
-        } else {
-            return Err(Failure::invalid("no repository was given")
-                .hint("use --repo s3://bucket/prefix (or a directory), or set CISTERN_REPOSITORY"));
-        };
+        let given = (&self.global.repo, &self.global.repository_file);
+        let text = self.named_repository(given, "")?.ok_or_else(|| {
+            Failure::invalid("no repository was given")
+                .hint("use --repo s3://bucket/prefix (or a directory), or set CISTERN_REPOSITORY")
+        })?;
         let mut address = self.address(&text)?;
         if let (Address::S3 { endpoint: endpoint @ None, .. }, Some(_)) =
             (&mut address, &self.global.store.repo_endpoint)
@@ -126,6 +113,69 @@ impl Access {
             *endpoint = self.endpoint(Role::Repository)?;
         }
         Ok(address)
+    }
+
+    /// The address of a repository from flags, else from the environment; `which` begins the names of its variables.
+    fn named_repository(
+        &self,
+        (text, file): (&Option<OsString>, &Option<PathBuf>),
+        which: &str,
+    ) -> Result<Option<OsString>, Failure> {
+        let from_file = |file: PathBuf| {
+            std::fs::read_to_string(&file)
+                .map(|text| Some(OsString::from(text.trim())))
+                .map_err(|e| Failure::io(format!("reading the repository file {}", file.display()), e))
+        };
+        if let Some(text) = text {
+            return Ok(Some(text.clone()));
+        }
+        if let Some(file) = file {
+            return from_file(file.clone());
+        }
+        if let Some((_, text)) = self.environment.twin(&format!("{which}REPOSITORY")) {
+            return Ok(Some(text));
+        }
+        match self.environment.twin(&format!("{which}REPOSITORY_FILE")) {
+            Some((_, file)) => from_file(file.into()),
+            None => Ok(None),
+        }
+    }
+
+    /// The address of the repository to copy from.
+    ///
+    /// # Errors
+    /// As [`repository`](Self::repository).
+    pub fn source_repository(&self, from: &FromRepository) -> Result<Address, Failure> {
+        let given = (&from.from_repo, &from.from_repository_file);
+        let text = self.named_repository(given, "FROM_")?.ok_or_else(|| {
+            Failure::invalid("no repository to copy from was given")
+                .hint("use --from-repo s3://bucket/prefix (or a directory), or set CISTERN_FROM_REPOSITORY")
+        })?;
+        self.address(&text)
+    }
+
+    /// The password of the repository to copy from.
+    ///
+    /// # Errors
+    /// As [`password::find_from`].
+    pub async fn source_secret(self: &Arc<Self>, from: FromRepository) -> Result<SecretString, Failure> {
+        let this = self.clone();
+        let found = tokio::task::spawn_blocking(move || password::find_from(&from, &this.environment));
+        found.await.unwrap_or_else(|e| Err(Failure::new(cistern_bucket::Class::Broken, e.to_string())))
+    }
+
+    /// The key of the repository to copy from that is tried first.
+    ///
+    /// # Errors
+    /// It is no id.
+    pub fn source_key_hint(&self, from: &FromRepository) -> Result<Option<cistern_repository::Id>, Failure> {
+        match &from.from_key_hint {
+            Some(text) => match text.parse() {
+                Ok(id) => Ok(Some(id)),
+                Err(_) => Err(Failure::invalid(format!("--from-key-hint {text} is no id"))),
+            },
+            None => twin(&self.environment, "FROM_KEY_HINT", "the id of a key", |text| text.parse().ok()),
+        }
     }
 
     /// The host that a snapshot of the source names: this host for a directory, the endpoint's for a bucket.

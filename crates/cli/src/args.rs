@@ -188,7 +188,7 @@ pub enum BucketStyle {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create a repository
-    Init,
+    Init(Init),
     /// Back up a bucket, a prefix of one, or a directory
     Backup(Backup),
     /// List snapshots
@@ -209,6 +209,39 @@ so that a prune may be stopped at any moment: the next one goes on with what is 
 
 Nothing is deleted if anything that a snapshot needs is missing: `cistern check` tells what.")]
     Prune(Prune),
+    /// Lock what the snapshots need against deletion (S3 Object Lock), or tell how much of it is locked
+    #[command(after_long_help = "\
+Without --until or --for it only tells how much is locked now. Everything that any snapshot needs counts: packs that
+older backups have stored, too, whose locks end earlier. Run it after each backup, and again if it was stopped: what is
+locked for long enough is left alone, and no lock is ever shortened. Exit code 3 says that something is not covered.
+
+The bucket has to be created with Object Lock, which makes it a versioned one. Deleting then still works, and hides
+what is locked without freeing its space.")]
+    Protect(Protect),
+    /// Change the tags of snapshots
+    #[command(after_long_help = "\
+Without names, all snapshots that --host, --path and --tag leave are meant. A backup in several parts is tagged as a
+whole. A snapshot whose tags change gets a new id; what Cistern itself says in tags (run:…, parts:…, incomplete,
+partial) stays.")]
+    Tag(Tag),
+    /// Copy snapshots from one repository into another
+    #[command(after_long_help = "\
+Without names, all snapshots that --host, --path and --tag leave are copied. What is there already is not copied, and
+not read: to copy again is cheap. Data is copied as it is compressed. Where the source repository needs another
+endpoint, region or profile than --repo, give its as --endpoint, --region and --profile and the others as --repo-endpoint
+and so on.
+
+Example:
+  cistern init --repo s3://offsite/orders --from-repo s3://backups/orders --copy-chunker-params
+  cistern copy --repo s3://offsite/orders --from-repo s3://backups/orders --from-password-file old.txt")]
+    Copy(Copy),
+    /// Write snapshots anew without what matches a pattern
+    #[command(after_long_help = "\
+Without names, all snapshots that --host, --path and --tag leave are written anew. Patterns match paths in the snapshot,
+as those of backup do. The new snapshots are tagged `partial`, because they do not hold their whole source any more, and
+`rewrite` if the old ones stay. With --forget the old ones go; what only they held takes space until the repository is
+pruned.")]
+    Rewrite(Rewrite),
     /// List what a snapshot holds
     Ls(Ls),
     /// Find keys by pattern in all snapshots
@@ -226,6 +259,9 @@ Nothing is deleted if anything that a snapshot needs is missing: `cistern check`
     /// List, add, remove and change the passwords that open the repository
     #[command(subcommand)]
     Key(Key),
+    /// Mend a repository that was damaged: the index, then packs, then snapshots
+    #[command(subcommand)]
+    Repair(Repair),
     /// Remove locks that nobody holds any more
     Unlock(Unlock),
     /// Run the main job on a bucket of its own, in this process
@@ -276,6 +312,84 @@ pub struct Select {
     /// Nothing modified before this time, such as 2026-11-01 or '2026-11-01 08:30:00' (local) or 2026-11-01T08:30:00Z
     #[arg(long, value_name = "TIME", value_parser = crate::units::parse_time)]
     pub modified_since: Option<jiff::Timestamp>,
+}
+
+/// Creates a repository.
+#[derive(Clone, Debug, Args)]
+pub struct Init {
+    /// Cut files as the repository of --from-repo does, so that what is copied saves new backups, too
+    #[arg(long)]
+    pub copy_chunker_params: bool,
+    /// Whose parameters.
+    #[command(flatten)]
+    pub from: FromRepository,
+}
+
+/// The repository to copy from.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Source repository")]
+pub struct FromRepository {
+    /// Repository to copy from [env: CISTERN_FROM_REPOSITORY, RESTIC_FROM_REPOSITORY]
+    #[arg(long, value_name = "REPOSITORY", value_hint = ValueHint::AnyPath)]
+    pub from_repo: Option<OsString>,
+    /// File that holds its address [env: CISTERN_FROM_REPOSITORY_FILE, RESTIC_FROM_REPOSITORY_FILE]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub from_repository_file: Option<PathBuf>,
+    /// File that holds its password [env: CISTERN_FROM_PASSWORD_FILE, RESTIC_FROM_PASSWORD_FILE]; the password
+    /// itself is read from CISTERN_FROM_PASSWORD or RESTIC_FROM_PASSWORD, or asked for
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub from_password_file: Option<PathBuf>,
+    /// Command that prints its password [env: CISTERN_FROM_PASSWORD_COMMAND, RESTIC_FROM_PASSWORD_COMMAND]
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString)]
+    pub from_password_command: Option<String>,
+    /// Key of it to try first [env: CISTERN_FROM_KEY_HINT, RESTIC_FROM_KEY_HINT]
+    #[arg(long, value_name = "ID")]
+    pub from_key_hint: Option<String>,
+}
+
+/// Copies snapshots.
+#[derive(Clone, Debug, Args)]
+pub struct Copy {
+    /// Only these: latest, latest~1, an id, run:ID
+    pub snapshots: Vec<String>,
+    /// Show what would be copied, and copy nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Where from.
+    #[command(flatten)]
+    pub from: FromRepository,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
+}
+
+/// Writes snapshots anew.
+#[derive(Clone, Debug, Args)]
+#[group(id = "patterns", required = true, multiple = true, args = ["exclude", "iexclude", "exclude_file", "iexclude_file"])]
+pub struct Rewrite {
+    /// Only these: latest, latest~1, an id, run:ID
+    pub snapshots: Vec<String>,
+    /// Leave out what matches the pattern (repeatable)
+    #[arg(short = 'e', long, value_name = "PATTERN")]
+    pub exclude: Vec<String>,
+    /// The same, ignoring upper and lower case (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    pub iexclude: Vec<String>,
+    /// Patterns to leave out, one per line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub exclude_file: Vec<PathBuf>,
+    /// The same, ignoring upper and lower case
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub iexclude_file: Vec<PathBuf>,
+    /// Remove the old snapshots
+    #[arg(long)]
+    pub forget: bool,
+    /// Show what would be left out, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
 }
 
 /// Backs up.
@@ -460,6 +574,57 @@ pub struct Pruning {
     /// Keep packs that no index names for this long: others may be about to name them
     #[arg(long, value_name = "DURATION", default_value = "24h")]
     pub grace: jiff::SignedDuration,
+}
+
+/// Locks what snapshots need.
+#[derive(Clone, Debug, Args)]
+#[command(group(clap::ArgGroup::new("end").args(["until", "lasting"])))]
+pub struct Protect {
+    /// Lock until this time at least, such as 2027-11-01 or '2027-11-01 08:30:00' (local) or 2027-11-01T08:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = crate::units::parse_time)]
+    pub until: Option<jiff::Timestamp>,
+    /// Lock for so long from now at least, such as 30d or 1y6m; ends at a full hour, so that a run that goes on where
+    /// another stopped asks for the same
+    #[arg(long = "for", value_name = "AGE")]
+    pub lasting: Option<Age>,
+    /// Who may take the locks away before
+    #[arg(long, value_name = "MODE", default_value = "governance", requires = "end")]
+    pub mode: LockMode,
+    /// Show what would be locked, and lock nothing
+    #[arg(short = 'n', long, requires = "end")]
+    pub dry_run: bool,
+}
+
+/// Who may take locks away before their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LockMode {
+    /// Whoever has the permission to override locks.
+    Governance,
+    /// Nobody, not even the owner of the account: this cannot be undone.
+    Compliance,
+}
+
+/// Changes tags.
+#[derive(Clone, Debug, Args)]
+#[group(id = "change", required = true, multiple = true, args = ["set", "add", "remove"])]
+pub struct Tag {
+    /// Only these: latest, latest~1, an id, run:ID
+    pub snapshots: Vec<String>,
+    /// Put these in the place of all tags, separated by commas (repeatable); an empty one leaves none
+    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',', conflicts_with_all = ["add", "remove"])]
+    pub set: Vec<String>,
+    /// Add these, separated by commas (repeatable)
+    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
+    pub add: Vec<String>,
+    /// Remove these, separated by commas (repeatable)
+    #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
+    pub remove: Vec<String>,
+    /// Show what would change, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub filter: SnapshotFilter,
 }
 
 /// Lists contents.
@@ -668,6 +833,72 @@ pub struct NewKey {
 pub struct RemoveKey {
     /// The beginning of the key's id, as `cistern key list` shows it
     pub id: String,
+}
+
+/// What is mended. Each shows its plan first; whatever is removed although it could not be read is kept below
+/// cistern/damaged/ in the repository.
+#[derive(Clone, Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub enum Repair {
+    /// Have the index say what packs hold: first of all
+    Index(RepairIndex),
+    /// Save what is whole in damaged packs
+    Packs(RepairPacks),
+    /// Write snapshots without what is lost
+    Snapshots(RepairSnapshots),
+}
+
+/// Mends the index.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Packs that no index names are adopted, packs that do not exist are forgotten, and index files that cannot be
+read are replaced by what the packs say. Exit code 3: some of what the index named is lost, or a pack says
+nothing; `cistern repair packs` and `cistern repair snapshots` follow.")]
+pub struct RepairIndex {
+    /// Read the headers of all packs, also of those that fit the index
+    #[arg(long)]
+    pub read_all_packs: bool,
+    /// Show what would be done, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+}
+
+/// Saves what is whole in packs.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+Without ids, all data is read to find the damaged packs. What is whole in them is written into new packs; each
+damaged pack is copied as it is to cistern/damaged/ in the repository before it goes. Exit code 3: something is
+lost. Without a terminal, a repair that loses something needs --yes.
+
+A backup of what the sources still have stores again what is lost: run one before `cistern repair snapshots`.")]
+pub struct RepairPacks {
+    /// Ids of damaged packs, as `cistern check --read-data` names them [default: all are read]
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
+    /// Show what would be done, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Carry the plan out without asking
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Writes snapshots anew.
+#[derive(Clone, Debug, Args)]
+#[command(after_long_help = "\
+A file that has lost contents keeps the rest under the name NAME.repaired, a directory that cannot be read
+becomes an empty one. New snapshots carry the tags `repaired` and `partial`. The index and packs are repaired
+first: data is not read. Exit code 3: a snapshot is damaged. Without a terminal, --forget needs --yes.")]
+pub struct RepairSnapshots {
+    /// Remove the damaged snapshots once the new ones are written, and those of which nothing can be read
+    #[arg(long)]
+    pub forget: bool,
+    /// Show what would be done, and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Carry the plan out without asking
+    #[arg(short, long)]
+    pub yes: bool,
 }
 
 /// Removes locks.

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use cistern_bucket::{Class, ErrorKind};
+use cistern_bucket::{Class, ErrorKind, Verb};
 
 /// An error on its way to the user.
 #[derive(Debug)]
@@ -159,6 +159,9 @@ fn repository_code_and_hint(error: &cistern_repository::Error, class: Class) -> 
 fn bucket_hint(error: &cistern_bucket::Error) -> Option<String> {
     let text = match error.kind {
         ErrorKind::NoSuchBucket => "check the name and --endpoint; Cistern does not create source buckets",
+        ErrorKind::Denied if error.verb == Verb::Delete => {
+            "these credentials may not delete, as those of a writer that may only append: use some that may"
+        }
         ErrorKind::Denied => {
             "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or --profile, and what the bucket's policy allows"
         }
@@ -167,6 +170,9 @@ fn bucket_hint(error: &cistern_bucket::Error) -> Option<String> {
         }
         ErrorKind::NoSpace => "free space on the target; nothing is left half-written",
         ErrorKind::Throttled => "try again later, or lower the rate with --limit-requests or --connections",
+        ErrorKind::Unsupported if error.verb == Verb::Retention => {
+            "objects can be locked in S3 buckets that were created with Object Lock only"
+        }
         ErrorKind::Archived => "restore the object from its archive tier first",
         _ => return None,
     };
@@ -202,7 +208,6 @@ impl From<cistern_engine::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cistern_bucket::Verb;
 
     #[test]
     fn exit_codes_are_those_of_the_help() {

@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod environment;
 mod failure;
+mod from;
 mod listing;
 mod password;
 mod profile;
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
     let yes = match &cli.command {
         Command::Restore(restore) => restore.yes,
         Command::Unlock(unlock) => unlock.yes,
+        Command::Repair(args::Repair::Packs(repair)) => repair.yes,
+        Command::Repair(args::Repair::Snapshots(repair)) => repair.yes,
         _ => false,
     };
     let ui = Arc::new(Ui::new(&cli.global.output, yes));

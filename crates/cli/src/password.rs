@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::args::{Global, NewKey};
+use crate::args::{FromRepository, Global, NewKey};
 use crate::environment::Environment;
 use crate::failure::Failure;
 
@@ -24,29 +24,56 @@ const MAX_LENGTH: u64 = 64 << 10;
 /// # Errors
 /// An unreadable file, a failing command, or no password at all.
 pub fn find(global: &Global, environment: &Environment, twice: bool) -> Result<SecretString, Failure> {
-    if let Some(file) = &global.password_file {
-        return from_file(file);
-    }
-    if let Some(command) = &global.password_command {
-        return from_command(command);
-    }
-    if let Some(file) = environment.path(&["CISTERN_PASSWORD_FILE", "RESTIC_PASSWORD_FILE"]) {
-        return from_file(&file);
-    }
-    if let Some((name, command)) = environment.twin("PASSWORD_COMMAND") {
-        let command = command.into_string().map_err(|_| Failure::invalid(format!("{name} is no text")))?;
-        return from_command(&command);
-    }
-    if let Some((name, password)) = environment.twin("PASSWORD") {
-        // A password that is altered on its way in makes a repository that nobody opens again.
-        return match String::from_utf8(password.into_vec()) {
-            Ok(password) => Ok(SecretString::from(password)),
-            Err(_) => Err(Failure::invalid(format!("the password in {name} is not UTF-8"))),
-        };
+    let given = (global.password_file.as_deref(), global.password_command.as_deref());
+    if let Some(found) = supplied(given, environment, "") {
+        return found;
     }
     let missing = Failure::invalid("no password was given")
         .hint("set CISTERN_PASSWORD_FILE or --password-file; there is no terminal to ask on");
     ask("enter password for the repository: ", twice, missing)
+}
+
+/// The password of the repository that is copied from, from flags and variables of its own.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_from(from: &FromRepository, environment: &Environment) -> Result<SecretString, Failure> {
+    let given = (from.from_password_file.as_deref(), from.from_password_command.as_deref());
+    if let Some(found) = supplied(given, environment, "FROM_") {
+        return found;
+    }
+    let missing = Failure::invalid("no password of the repository to copy from was given")
+        .hint("set CISTERN_FROM_PASSWORD_FILE or --from-password-file; there is no terminal to ask on");
+    ask("enter password for the repository to copy from: ", false, missing)
+}
+
+/// The password from flags, else from the environment; `which` begins the names of its variables.
+fn supplied(
+    (file, command): (Option<&std::path::Path>, Option<&str>),
+    environment: &Environment,
+    which: &str,
+) -> Option<Result<SecretString, Failure>> {
+    if let Some(file) = file {
+        return Some(from_file(file));
+    }
+    if let Some(command) = command {
+        return Some(from_command(command));
+    }
+    if let Some((_, file)) = environment.twin(&format!("{which}PASSWORD_FILE")) {
+        return Some(from_file(file.as_ref()));
+    }
+    if let Some((name, command)) = environment.twin(&format!("{which}PASSWORD_COMMAND")) {
+        return Some(match command.into_string() {
+            Ok(command) => from_command(&command),
+            Err(_) => Err(Failure::invalid(format!("{name} is no text"))),
+        });
+    }
+    let (name, password) = environment.twin(&format!("{which}PASSWORD"))?;
+    // A password that is altered on its way in makes a repository that nobody opens again.
+    Some(match String::from_utf8(password.into_vec()) {
+        Ok(password) => Ok(SecretString::from(password)),
+        Err(_) => Err(Failure::invalid(format!("the password in {name} is not UTF-8"))),
+    })
 }
 
 /// The password of a new key, which the environment does not hold; asked for twice on a terminal.

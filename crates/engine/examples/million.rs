@@ -52,6 +52,7 @@ impl Bucket for Nowhere {
             multipart: true,
             create_only: false,
             copy: false,
+            retention: false,
             max_put: 5 << 30,
         }
     }

@@ -3,16 +3,14 @@
 //! Nothing is decided on a list that somebody else may be changing: the snapshots are listed under the exclusive lock,
 //! which restic takes for this, too.
 
-use std::collections::HashSet;
-
 use cistern_repository::{Id, Lock, LockKind, Repository, Snapshot};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::backup::session::{lock_as, open_repository};
 use crate::retention::{Group, Verdict, apply, groups};
-use crate::snapshots::{Run, resolve, runs};
-use crate::{Cx, Error, Forget, Result, SnapshotSelector};
+use crate::snapshots::chosen;
+use crate::{Cx, Error, Forget, Result};
 
 /// What a removal of snapshots did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -106,9 +104,7 @@ fn judge(task: &Forget, snapshots: Vec<(Id, Snapshot)>, now: Timestamp) -> Resul
     if !task.snapshots.is_empty() {
         return named(task, &snapshots);
     }
-    // A run is meant as a whole, whichever of its parts is.
-    let is_meant = |run: &Run| run.parts.iter().any(|(_, snapshot)| task.filter.accepts(snapshot));
-    let meant: Vec<Run> = runs(&snapshots).into_iter().filter(is_meant).collect();
+    let meant = chosen(&snapshots, &[], &task.filter)?;
     let mut judged = Vec::new();
     for (group, runs) in groups(meant, task.group_by) {
         let verdicts = match task.policy.is_empty() {
@@ -128,20 +124,8 @@ fn judge(task: &Forget, snapshots: Vec<(Id, Snapshot)>, now: Timestamp) -> Resul
 
 /// The runs that are named, each once.
 fn named(task: &Forget, snapshots: &[(Id, Snapshot)]) -> Result<Vec<ForgottenGroup>> {
-    let mut seen = HashSet::new();
-    let mut judged = Vec::new();
-    for name in &task.snapshots {
-        let selector = SnapshotSelector { name: name.clone(), ..task.filter.clone() };
-        let selected = resolve(snapshots, &selector)?;
-        if let Some(path) = selected.subpath {
-            return Err(Error::Invalid(format!("a snapshot is forgotten as a whole, not only {path}")));
-        }
-        let mut parts = selected.run.parts;
-        parts.retain(|(id, _)| seen.insert(*id));
-        if !parts.is_empty() {
-            let verdict = Verdict { keep: false, reasons: vec!["it was named".into()] };
-            judged.push(Judged { parts, verdict });
-        }
-    }
-    Ok(vec![ForgottenGroup { group: Group::default(), runs: judged }])
+    let verdict = Verdict { keep: false, reasons: vec!["it was named".into()] };
+    let runs = chosen(snapshots, &task.snapshots, &task.filter)?.into_iter();
+    let runs = runs.map(|run| Judged { parts: run.parts, verdict: verdict.clone() }).collect();
+    Ok(vec![ForgottenGroup { group: Group::default(), runs }])
 }

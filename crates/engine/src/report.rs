@@ -20,6 +20,14 @@ pub enum Report {
     Forget(crate::ForgetReport),
     /// Of a prune.
     Prune(crate::PruneReport),
+    /// Of locking what snapshots need.
+    Protect(crate::ProtectReport),
+    /// Of a change of tags.
+    Tag(crate::TagReport),
+    /// Of a copy of snapshots.
+    Copy(crate::CopyReport),
+    /// Of snapshots that were written anew.
+    Rewrite(crate::RewriteReport),
 }
 
 /// Requests by kind, with bytes, of one bucket.
@@ -165,6 +173,8 @@ pub enum ExceptionKind {
     OnlyInSnapshot,
     /// Only in the source.
     OnlyInSource,
+    /// Not locked for long enough.
+    Unprotected,
 }
 
 /// One object that is not, or not wholly, in the result.

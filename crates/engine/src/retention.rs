@@ -199,6 +199,17 @@ impl fmt::Display for Age {
 }
 
 impl Age {
+    /// So much after `start`, by the calendar of UTC; none beyond the end of all time.
+    pub fn after(self, start: Timestamp) -> Option<Timestamp> {
+        let span = Span::new()
+            .years(i64::from(self.years).min(10_000))
+            .months(self.months)
+            .days(self.days)
+            .hours(self.hours);
+        let end = start.to_zoned(TimeZone::UTC).checked_add(span).ok()?;
+        Some(end.timestamp())
+    }
+
     /// So much before `end`, by its own calendar. A day that the month does not have falls into the next month, as in
     /// Go's `AddDate`, which restic uses. Before all time is the beginning of it.
     fn before(self, end: &Time) -> (i64, u32) {

@@ -64,5 +64,9 @@ pub async fn run(task: &Task, cx: &Cx) -> Result<Report> {
         Task::Verify(verify) => crate::verify::run(verify, cx).await.map(Report::Verify),
         Task::Forget(forget) => crate::forget::run(forget, cx).await.map(Report::Forget),
         Task::Prune(prune) => crate::prune::run(prune, cx).await.map(Report::Prune),
+        Task::Protect(protect) => crate::protect::run(protect, cx).await.map(Report::Protect),
+        Task::Copy(copy) => crate::copy::run(copy, cx).await.map(Report::Copy),
+        Task::Rewrite(rewrite) => crate::rewrite::run(rewrite, cx).await.map(Report::Rewrite),
+        Task::Tag(tag) => crate::tag::run(tag, cx).await.map(Report::Tag),
     }
 }

@@ -171,6 +171,35 @@ pub fn resolve(snapshots: &[(Id, Snapshot)], selector: &SnapshotSelector) -> Res
     Ok(Selected { run, subpath: subpath.filter(|path| !path.is_empty()).map(str::to_owned) })
 }
 
+/// The runs that these names mean, each once and as a whole; without names, the runs of which the filter accepts a part.
+///
+/// # Errors
+/// As [`resolve`]; `Invalid` for a name with a path.
+pub(crate) fn chosen(
+    snapshots: &[(Id, Snapshot)],
+    names: &[String],
+    filter: &SnapshotSelector,
+) -> Result<Vec<Run>> {
+    if names.is_empty() {
+        let is_meant = |run: &Run| run.parts.iter().any(|(_, snapshot)| filter.accepts(snapshot));
+        return Ok(runs(snapshots).into_iter().filter(is_meant).collect());
+    }
+    let mut seen = HashSet::new();
+    let mut chosen = Vec::new();
+    for name in names {
+        let selected = resolve(snapshots, &SnapshotSelector { name: name.clone(), ..filter.clone() })?;
+        if let Some(path) = selected.subpath {
+            return Err(Error::Invalid(format!("a snapshot is meant as a whole here, not only {path}")));
+        }
+        let mut run = selected.run;
+        run.parts.retain(|(id, _)| seen.insert(*id));
+        if !run.parts.is_empty() {
+            chosen.push(run);
+        }
+    }
+    Ok(chosen)
+}
+
 /// How many runs before the newest one `name` means; nothing if it is not about the newest.
 fn latest(name: &str) -> Result<Option<usize>> {
     let Some(rest) = name.strip_prefix("latest") else { return Ok(None) };

@@ -5,6 +5,7 @@ use cistern_repository::Margins;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::protect::LockMode;
 use crate::retention::{GroupBy, Policy};
 
 /// One job for [`run`](crate::run).
@@ -21,6 +22,14 @@ pub enum Task {
     Forget(Forget),
     /// Free what no snapshot needs.
     Prune(Prune),
+    /// Lock what the snapshots need against deletion.
+    Protect(Protect),
+    /// Change the tags of snapshots.
+    Tag(crate::Tag),
+    /// Copy snapshots from one repository into another.
+    Copy(crate::CopySnapshots),
+    /// Write snapshots anew without what is not wanted any more.
+    Rewrite(crate::Rewrite),
 }
 
 /// Copies a bucket, a prefix of one, or a directory into a repository.
@@ -377,5 +386,29 @@ pub enum Unused {
 impl Default for Unused {
     fn default() -> Self {
         Unused::Share(0.05)
+    }
+}
+
+/// Locks everything that the snapshots of a repository need against deletion, for a time, where the bucket can.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Protect {
+    /// The repository.
+    pub repository: Address,
+    /// Until when, at least; `None` asks only what is locked now.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    /// Who may take the locks away before.
+    #[serde(default)]
+    pub mode: LockMode,
+    /// Locks nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+impl Protect {
+    /// Asks what is locked now.
+    pub fn new(repository: Address) -> Self {
+        Protect { repository, until: None, mode: LockMode::default(), dry_run: false }
     }
 }

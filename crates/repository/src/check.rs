@@ -7,7 +7,7 @@
 mod data;
 mod trees;
 
-pub(crate) use self::data::expected_size;
+pub(crate) use self::data::{LONGEST, examine, expected_size, whole};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

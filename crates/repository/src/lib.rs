@@ -54,6 +54,7 @@ mod check;
 pub mod chunker;
 pub mod compress;
 pub mod config;
+mod copy;
 pub mod crypto;
 mod error;
 pub mod file;
@@ -65,6 +66,7 @@ pub mod key;
 mod keys;
 mod lock;
 mod marks;
+mod needed;
 pub mod node;
 mod opened;
 pub mod pack;
@@ -72,6 +74,8 @@ pub mod polynomial;
 mod prune;
 mod quote;
 mod reader;
+mod repair;
+mod replace;
 mod repository;
 mod scrypt;
 pub mod sha256;
@@ -82,6 +86,7 @@ pub mod tree;
 mod writer;
 
 pub use check::{CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progress, ReadData, check};
+pub use copy::{Copied, Copier, Needed};
 pub use error::{Error, Result};
 pub use id::{BlobKind, Id, ParseIdError};
 pub use index::{Index, Location};
@@ -94,6 +99,11 @@ pub use prune::{
     plan_prune, prune,
 };
 pub use reader::{Reader, Sink};
+pub use repair::{
+    BrokenSnapshot, DamagedPack, IndexPlan, IndexRepaired, Loss, PacksPlan, PacksRepaired, REPAIRED_TAG,
+    Remedy, RepairListener, RepairProgress, RepairStage, SnapshotsPlan, SnapshotsRepaired, plan_repair_index,
+    plan_repair_packs, plan_repair_snapshots, repair_index, repair_packs, repair_snapshots,
+};
 pub use repository::{Compression, Identity, Options, Repository};
 pub use snapshot::{Snapshot, Summary};
 pub use time::Time;

@@ -18,6 +18,11 @@ impl Marks {
         self.0[word].fetch_or(bit, Relaxed) & bit == 0
     }
 
+    /// Takes all marks away.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
     /// Whether an entry is marked.
     pub(crate) fn has(&self, entry: EntryNo) -> bool {
         self.0[entry.index() / 64].load(Relaxed) & 1 << (entry.index() % 64) != 0

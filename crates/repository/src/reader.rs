@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::decoders::{Decoders, Scratch};
 pub use self::deliver::Sink;
-pub(crate) use self::plan::{Item, Span, spans};
+pub(crate) use self::plan::spans_of;
 pub(crate) use self::transfer::{SPAN, Transferred};
 pub(crate) use self::walk::TreeWalk;
 
@@ -113,7 +113,7 @@ impl Reader {
     /// Opens one blob on a decoding thread.
     async fn open(&self, blob: PackedBlob, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
         self.decode(move |inner, scratch| {
-            let Scratch { opener, plain: out, .. } = scratch;
+            let Scratch { opener, plain: out } = scratch;
             opener_of(inner, opener)?.open(&blob, &mut sealed, out).map(<[u8]>::to_vec)
         })
         .await
@@ -196,7 +196,13 @@ pub(crate) fn is_local(error: &Error) -> bool {
 }
 
 /// Reads the range `start..end` of a pack into `memory`.
-async fn fetch_range(inner: &Inner, pack: &Id, start: u64, end: u64, memory: Vec<u8>) -> Result<Vec<u8>> {
+pub(crate) async fn fetch_range(
+    inner: &Inner,
+    pack: &Id,
+    start: u64,
+    end: u64,
+    memory: Vec<u8>,
+) -> Result<Vec<u8>> {
     let options = GetOptions { range: Some(start..end), ..GetOptions::default() };
     let body = inner.bucket.get(&FileKind::Pack.key(pack), &options).await?.body;
     if body.length() != end - start {

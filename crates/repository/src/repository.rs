@@ -349,6 +349,15 @@ impl Repository {
         }
     }
 
+    /// Writes a snapshot whose tree is in the repository already, under a lock that keeps it there.
+    ///
+    /// # Errors
+    /// [`Error::LockLost`]; what the bucket says.
+    pub async fn save_snapshot(&self, snapshot: &Snapshot, lock: &Lock) -> Result<Id> {
+        lock.check()?;
+        Ok(self.inner.save_json(FileKind::Snapshot, snapshot.to_json()).await?.0)
+    }
+
     /// Removes a snapshot under an exclusive lock. What it names stays until it is pruned.
     ///
     /// # Errors

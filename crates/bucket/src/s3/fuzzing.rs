@@ -4,8 +4,8 @@ use http::{HeaderMap, StatusCode};
 
 use std::time::{Duration, SystemTime};
 
-use super::{answer, attributes, delete, list, read, write};
-use crate::{Attributes, Entry, ErrorKind, Key, Tags, credentials, transport};
+use super::{answer, attributes, delete, list, read, retention, write};
+use crate::{Attributes, Entry, ErrorKind, Key, Retention, Tags, credentials, transport};
 
 pub fn error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> (ErrorKind, String) {
     let refusal = answer::refusal(status, headers, body);
@@ -14,6 +14,10 @@ pub fn error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> (ErrorKind
 
 pub fn tags(xml: &[u8]) -> Result<Tags, String> {
     read::parse_tags(xml)
+}
+
+pub fn retention(xml: &[u8]) -> Result<Option<Retention>, String> {
+    retention::parse(xml)
 }
 
 /// The keys that were not deleted.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cistern_bucket::{
-    Attributes, Bucket, Entry, Error, ErrorKind, GetOptions, Key, ListRequest, PartId, PutOptions, Revision,
-    Upload, Verb, Verifier,
+    Attributes, Bucket, Entry, Error, ErrorKind, GetOptions, Key, ListRequest, PartId, PutOptions, Retention,
+    Revision, Upload, Verb, Verifier,
 };
 use cistern_testkit::Random;
 use futures::{FutureExt, StreamExt, stream};
+use jiff::Timestamp;
 
 use crate::places::Place;
 
@@ -583,4 +584,59 @@ pub async fn counting(place: Place) {
         assert_eq!((counts.count(Verb::Copy), counts.total() - counts.count(Verb::Head)), (1, 1));
         assert_eq!((counts.received, counts.sent), (0, 0));
     }
+}
+
+/// A bucket that was made as any other says that it locks nothing.
+pub async fn retention(place: Place) {
+    let bucket = &place.bucket;
+    put(bucket, "a", "x").await;
+    if place.tells_retention {
+        assert_eq!(fails(bucket.retention(&"a".into())).await, ErrorKind::Unsupported);
+    }
+    let wanted = Retention { mode: "GOVERNANCE".into(), until: in_seconds(3_600) };
+    assert_eq!(fails(bucket.set_retention(&"a".into(), &wanted)).await, ErrorKind::Unsupported);
+}
+
+fn in_seconds(seconds: i64) -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second() + seconds).unwrap()
+}
+
+/// What is locked tells for how long, and can be locked for longer, but neither for less nor in a weaker mode.
+pub async fn locks(place: Place) {
+    let (bucket, key) = (&place.bucket, Key::from("a b/ü"));
+    let before = bucket.ledger().snapshot();
+    let error = bucket.retention(&key).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NoSuchKey, "{error:?}");
+    put(bucket, key.as_str().unwrap(), "x").await;
+    assert_eq!(bucket.retention(&key).await.unwrap(), None);
+    let of = |mode: &str, seconds| Retention { mode: mode.into(), until: in_seconds(seconds) };
+    for (mode, other) in [("GOVERNANCE", None), ("COMPLIANCE", Some("GOVERNANCE"))] {
+        put(bucket, mode, "x").await;
+        let key = Key::from(mode);
+        let (short, long) = (of(mode, 3_600), of(mode, 7_200));
+        bucket.set_retention(&key, &short).await.unwrap();
+        assert_eq!(bucket.retention(&key).await.unwrap(), Some(short.clone()));
+        bucket.set_retention(&key, &long).await.unwrap();
+        let (_, attributes) = bucket.head(&key).await.unwrap();
+        assert_eq!(attributes.retention, Some(long.clone()));
+        bucket.set_retention(&key, &short).await.unwrap_err();
+        if let Some(weaker) = other {
+            bucket.set_retention(&key, &of(weaker, 10_000)).await.unwrap_err();
+        }
+        assert_eq!(bucket.retention(&key).await.unwrap(), Some(long));
+    }
+    assert_eq!(bucket.ledger().snapshot().since(&before).count(Verb::Retention), 13);
+    // Versions are locked, keys are not.
+    bucket.delete(&Key::from("GOVERNANCE")).await.unwrap();
+    assert_eq!(fails(bucket.head(&"GOVERNANCE".into())).await, ErrorKind::NoSuchKey);
+}
+
+/// As [`locks`], on a server that takes locks but has no request that tells them.
+pub async fn locks_that_show_in_heads(place: Place) {
+    let (bucket, key) = (&place.bucket, Key::from("a"));
+    put(bucket, "a", "x").await;
+    let wanted = Retention { mode: "GOVERNANCE".into(), until: in_seconds(3_600) };
+    bucket.set_retention(&key, &wanted).await.unwrap();
+    let (_, attributes) = bucket.head(&key).await.unwrap();
+    assert_eq!(attributes.retention, Some(wanted));
 }

@@ -16,6 +16,8 @@ pub struct Place {
     pub odd_keys: Option<usize>,
     /// What completing an upload that was aborted ends as.
     pub gone_upload: ErrorKind,
+    /// Whether it has a request that tells how long an object is locked.
+    pub tells_retention: bool,
     _store: Box<dyn Any + Send + Sync>,
 }
 
@@ -26,6 +28,7 @@ impl Place {
             part: 5 << 20,
             odd_keys: Some(0),
             gone_upload: ErrorKind::NoSuchKey,
+            tells_retention: true,
             _store: Box::new(store),
         }
     }
@@ -76,5 +79,27 @@ pub fn moto(name: &str) -> Place {
     let server = cistern_testkit::moto();
     let bucket = s3(server.endpoint(), name, server.access_key(), server.secret_key());
     // moto 5.2.5 breaks down (500) over an upload that it has forgotten.
-    Place { odd_keys: None, gone_upload: ErrorKind::Unreachable, ..Place::new(bucket, server) }
+    Place {
+        odd_keys: None,
+        gone_upload: ErrorKind::Unreachable,
+        tells_retention: false,
+        ..Place::new(bucket, server)
+    }
+}
+
+/// A bucket with locks, which exists.
+pub fn locked_memory(name: &str) -> Place {
+    Place::new(Memory::new(name).object_lock(), ())
+}
+
+pub fn locked_minio(name: &str) -> Place {
+    let server = cistern_testkit::minio();
+    server.create_locked_bucket(name);
+    minio(name)
+}
+
+pub fn locked_moto(name: &str) -> Place {
+    let server = cistern_testkit::moto();
+    server.create_locked_bucket(name);
+    moto(name)
 }

@@ -64,7 +64,8 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
             format!("the repository has {}", counted(harmful as u64, "error")),
         )
         .hint(
-            "keep the repository as it is, and back up again: what the sources still hold is stored anew",
+            "back up again, which stores anew what the sources still hold; then see what \
+             `cistern repair index`, `repair packs` and `repair snapshots` would do with --dry-run",
         ));
     }
     let what = match read_data {

@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod completions;
+mod copy;
 mod demo;
 mod diff;
 mod find;
@@ -10,10 +11,14 @@ mod forget;
 mod init;
 mod key;
 mod ls;
+mod protect;
 mod prune;
+mod repair;
 mod restore;
+mod rewrite;
 mod snapshots;
 mod stats;
+mod tag;
 mod unlock;
 mod verify;
 
@@ -54,11 +59,15 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
     let access = Arc::new(Access::new(cli.global.clone(), environment)?);
     let shell = Shell { global: cli.global, access, ui, cancel };
     match cli.command {
-        Command::Init => shell.unless_interrupted(init::run(&shell)).await,
+        Command::Init(args) => shell.unless_interrupted(init::run(&shell, args)).await,
         Command::Backup(args) => backup::run(&shell, args).await,
         Command::Snapshots(args) => shell.unless_interrupted(snapshots::run(&shell, args)).await,
         Command::Forget(args) => forget::run(&shell, args).await,
         Command::Prune(args) => prune::run(&shell, args).await,
+        Command::Protect(args) => protect::run(&shell, args).await,
+        Command::Copy(args) => copy::run(&shell, args).await,
+        Command::Rewrite(args) => rewrite::run(&shell, args).await,
+        Command::Tag(args) => tag::run(&shell, args).await,
         Command::Ls(args) => shell.unless_interrupted(ls::run(&shell, args)).await,
         Command::Find(args) => shell.unless_interrupted(find::run(&shell, args)).await,
         Command::Diff(args) => shell.unless_interrupted(diff::run(&shell, args)).await,
@@ -67,6 +76,7 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
         Command::Check(args) => check::run(&shell, args).await,
         Command::Stats(args) => shell.unless_interrupted(stats::run(&shell, args)).await,
         Command::Key(args) => key::run(&shell, args).await,
+        Command::Repair(verb) => repair::run(&shell, verb).await,
         Command::Unlock(args) => shell.unless_interrupted(unlock::run(&shell, args)).await,
         Command::Demo(args) => demo::run(&shell, args).await,
         Command::Completions(args) => completions::shell(args),
@@ -142,28 +152,29 @@ fn whoami() -> String {
         .unwrap_or_else(|| if rustix::process::getuid().is_root() { "root".into() } else { "unknown".into() })
 }
 
+/// Patterns, and those of files, one a line.
+///
+/// # Errors
+/// A pattern file that cannot be read.
+pub fn patterns(patterns: &[String], files: &[std::path::PathBuf]) -> Result<Vec<String>, Failure> {
+    let mut all = patterns.to_vec();
+    for file in files {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Failure::io(format!("reading the pattern file {}", file.display()), e))?;
+        let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+        all.extend(lines.map(str::to_owned));
+    }
+    Ok(all)
+}
+
 /// The engine's form of a selection; patterns of files are added.
 ///
 /// # Errors
 /// A pattern file that cannot be read.
 pub fn selection(select: &Select) -> Result<Selection, Failure> {
-    let with_files = |patterns: &[String], files: &[std::path::PathBuf]| -> Result<Vec<String>, Failure> {
-        let mut all = patterns.to_vec();
-        for file in files {
-            let text = std::fs::read_to_string(file)
-                .map_err(|e| Failure::io(format!("reading the pattern file {}", file.display()), e))?;
-            all.extend(
-                text.lines()
-                    .map(str::trim)
-                    .filter(|l| !l.is_empty() && !l.starts_with('#'))
-                    .map(str::to_owned),
-            );
-        }
-        Ok(all)
-    };
     Ok(Selection {
-        include: with_files(&select.include, &select.include_file)?,
-        exclude: with_files(&select.exclude, &select.exclude_file)?,
+        include: patterns(&select.include, &select.include_file)?,
+        exclude: patterns(&select.exclude, &select.exclude_file)?,
         ignore_case: select.ignore_case,
         max_size: select.exclude_larger_than,
         modified_since: select.modified_since,

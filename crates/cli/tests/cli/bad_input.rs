@@ -251,7 +251,11 @@ fn repositories_of_other_versions_are_left_alone() {
         .with("CISTERN_REPOSITORY", "old");
     assert_eq!(restic_home.program(&restic, &["init", "--repository-version", "1"]).code, 0);
     restic_home.write("data/a", "one");
-    refused(&restic_home.run(&["backup", "data"]), 2, &["version 1", "restic migrate"]);
+    refused(&restic_home.run(&["backup", "data"]), 2, &["version 1", "restic migrate upgrade_repo_v2"]);
+    let copier = restic_home.with("CISTERN_REPOSITORY", "new").with("RESTIC_FROM_PASSWORD", "geheim");
+    copier.ok(&["init"]);
+    let copy = copier.run(&["copy", "--from-repo", "old"]);
+    refused(&copy, 2, &["version 1", "restic migrate upgrade_repo_v2"]);
 
     let home = with_repository();
     let place = home.path("repo");

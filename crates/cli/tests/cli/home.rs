@@ -88,10 +88,11 @@ impl Home {
 
     /// `cistern` with these arguments in the home, not started yet.
     pub fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
-        self.program_command(Path::new(env!("CARGO_BIN_EXE_cistern")), arguments)
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_cistern")), arguments)
     }
 
-    fn program_command(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
+    /// Any program with these arguments in the home, not started yet.
+    pub fn command_of(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -111,15 +112,28 @@ impl Home {
 
     /// Runs any program in the home, with the home's environment.
     pub fn program(&self, program: &Path, arguments: &[impl AsRef<OsStr>]) -> Run {
-        let mut command = self.program_command(program, arguments);
-        let output = command.output().expect("the program can be started");
+        let output = self.command_of(program, arguments).output().expect("the program can be started");
+        let [out, err] =
+            [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        self.ran(program, arguments, output.status.code(), out, err)
+    }
+
+    /// What a program left behind that was run in the home.
+    pub fn ran(
+        &self,
+        program: &Path,
+        arguments: &[impl AsRef<OsStr>],
+        code: Option<i32>,
+        out: String,
+        err: String,
+    ) -> Run {
         let shown: Vec<String> =
             arguments.iter().map(|argument| argument.as_ref().to_string_lossy().into_owned()).collect();
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         Run {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+            code: code.unwrap_or(-1),
+            out,
+            err,
             command: format!("{name} {}", shown.join(" ")),
             home: self.dir.path().display().to_string(),
         }

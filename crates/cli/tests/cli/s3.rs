@@ -6,11 +6,11 @@ use futures::StreamExt;
 
 use crate::home::Home;
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().unwrap().block_on(work)
 }
 
-fn home_for(endpoint: &str, id: &str, secret: &str) -> Home {
+pub fn home_for(endpoint: &str, id: &str, secret: &str) -> Home {
     Home::new()
         .with("AWS_ENDPOINT_URL", endpoint)
         .with("AWS_REGION", "us-east-1")
@@ -95,7 +95,7 @@ fn a_bucket_that_was_emptied_is_not_the_new_truth() {
     home.ok(&["backup", "s3://orders", "--accept-shrink"]);
 }
 
-fn connect((endpoint, id, secret): (&str, &str, &str), name: &str) -> S3 {
+pub fn connect((endpoint, id, secret): (&str, &str, &str), name: &str) -> S3 {
     let mut config = S3Config::new(name);
     config.endpoint = endpoint.parse().ok();
     config.credentials = Credentials::fixed(id, secret);

@@ -270,7 +270,7 @@ impl Session {
         let mut report = self.report(&parts);
         let unchanged = self.task.skip_if_unchanged && self.is_unchanged(&parts, marks);
         if let Some(writer) = self.writer.take() {
-            let finished = self.seal(writer, |stats| match unchanged {
+            let finished = seal(writer, &self.cx, |stats| match unchanged {
                 true => Vec::new(),
                 false => self.drafts(&parts, marks, stats),
             });
@@ -307,33 +307,6 @@ impl Session {
             n => format!("{n} objects could not be read"),
         };
         Err(Error::Incomplete { why, report: Box::new(crate::Report::Backup(report)) })
-    }
-
-    /// Ends the writer with these snapshots, or with none if somebody asks to stop before the first is written:
-    /// later, some of the parts would be there without the others.
-    async fn seal(
-        &self,
-        writer: Writer,
-        drafts: impl FnOnce(&WriterStats) -> Vec<Snapshot> + Send,
-    ) -> Result<Finished> {
-        let handle = writer.clone();
-        let sealing = AtomicBool::new(false);
-        let finishing = writer.finish_with(|stats| {
-            sealing.store(true, Relaxed);
-            drafts(stats)
-        });
-        {
-            tokio::pin!(finishing);
-            tokio::select! {
-                biased;
-                () = self.cx.cancel.cancelled() => if sealing.load(Relaxed) {
-                    return Ok(finishing.await?);
-                },
-                finished = &mut finishing => return Ok(finished?),
-            }
-        }
-        handle.abort().await;
-        Err(Error::Cancelled)
     }
 
     /// Stops: nothing is left but packs that no index names.
@@ -439,6 +412,36 @@ impl Session {
     }
 }
 
+/// Ends the writer with these snapshots, or with none if somebody asks to stop before the first is written:
+/// later, some of the parts would be there without the others.
+///
+/// # Errors
+/// As [`Writer::finish_with`]; `Cancelled`.
+pub(crate) async fn seal(
+    writer: Writer,
+    cx: &Cx,
+    drafts: impl FnOnce(&WriterStats) -> Vec<Snapshot> + Send,
+) -> Result<Finished> {
+    let handle = writer.clone();
+    let sealing = AtomicBool::new(false);
+    let finishing = writer.finish_with(|stats| {
+        sealing.store(true, Relaxed);
+        drafts(stats)
+    });
+    {
+        tokio::pin!(finishing);
+        tokio::select! {
+            biased;
+            () = cx.cancel.cancelled() => if sealing.load(Relaxed) {
+                return Ok(finishing.await?);
+            },
+            finished = &mut finishing => return Ok(finished?),
+        }
+    }
+    handle.abort().await;
+    Err(Error::Cancelled)
+}
+
 /// Takes a shared lock.
 ///
 /// # Errors
@@ -472,7 +475,19 @@ pub async fn lock_as(repository: &Repository, kind: LockKind, cx: &Cx) -> Result
 /// # Errors
 /// As the bucket and the repository say.
 pub(crate) async fn open_repository(address: &Address, cx: &Cx) -> Result<(Repository, LedgerSnapshot)> {
-    let bucket = repository_bucket(address, &*cx.access).await?;
+    open_repository_as(address, Role::Repository, cx).await
+}
+
+/// As [`open_repository`], for a bucket in another role: the source of a copy.
+///
+/// # Errors
+/// As [`open_repository`].
+pub(crate) async fn open_repository_as(
+    address: &Address,
+    role: Role,
+    cx: &Cx,
+) -> Result<(Repository, LedgerSnapshot)> {
+    let bucket = repository_bucket_as(address, role, &*cx.access).await?;
     let before = bucket.ledger().snapshot();
     let password = cx.access.password(address).await?;
     let repository = Repository::open(bucket, &password, cx.access.options(address)).await?;
@@ -484,7 +499,19 @@ pub(crate) async fn open_repository(address: &Address, cx: &Cx) -> Result<(Repos
 /// # Errors
 /// As the bucket says.
 pub async fn repository_bucket(address: &Address, access: &dyn Access) -> Result<Arc<dyn Bucket>> {
-    let bucket = access.bucket(address, Role::Repository).await.map_err(cistern_repository::Error::from)?;
+    repository_bucket_as(address, Role::Repository, access).await
+}
+
+/// As [`repository_bucket`], in another role.
+///
+/// # Errors
+/// As the bucket says.
+pub async fn repository_bucket_as(
+    address: &Address,
+    role: Role,
+    access: &dyn Access,
+) -> Result<Arc<dyn Bucket>> {
+    let bucket = access.bucket(address, role).await.map_err(cistern_repository::Error::from)?;
     Ok(match address {
         Address::S3 { prefix, .. } if !prefix.is_empty() => {
             Arc::new(Prefixed::new(bucket, folder_of(prefix)))

@@ -3,19 +3,17 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use cistern_bucket::Key;
 use tokio::time::Instant;
 
 use super::decide::Fate;
 use super::{Listener, PrunePlan, PruneProgress, PruneStage};
 use crate::file::FileKind;
-use crate::index::{BLOBS_PER_FILE, ByPack, Index, IndexFile, NamedIn, PackNo};
-use crate::reader::{Item, SPAN, Span, Transferred, spans};
+use crate::index::{BLOBS_PER_FILE, ByPack, Index, NamedIn, PackNo};
+use crate::reader::{Transferred, spans_of};
+use crate::replace::{self, IndexFiles};
 use crate::repository::Repository;
 use crate::{BlobKind, Error, Id, Lock, Result};
 
-/// Files that are deleted before the lock is looked at again.
-const TOGETHER: usize = 1000;
 /// Index files that are not half full are put together when there are so many of them.
 const MANY_SMALL: usize = 8;
 
@@ -177,45 +175,22 @@ impl Run<'_> {
 
     async fn rewrite(&mut self, by_pack: &ByPack<'_>, packs: &[PackNo]) -> Result<()> {
         let total = packs.len() as u64;
-        let mut file = IndexFile::new();
+        let mut files = IndexFiles::new(self.repo, self.lock);
         for (done, pack) in (1..).zip(packs) {
             let blobs: Vec<_> = by_pack.of(*pack).into_iter().map(|(_, blob)| blob).collect();
-            file.add(&self.plan.index.pack(*pack), &blobs);
-            if file.is_full() || done == total {
-                self.lock.check()?;
-                let json = std::mem::take(&mut file).finish();
-                self.repo.inner().save_json(FileKind::Index, json).await?;
-                self.done.index_files_written += 1;
+            if files.add(&self.plan.index.pack(*pack), &blobs).await? {
                 self.report(PruneStage::Rewrite, done, total);
             }
         }
+        self.done.index_files_written += files.finish().await?;
+        self.report(PruneStage::Rewrite, total, total);
         Ok(())
     }
 
     /// Deletes files, as long as the lock excludes all others.
     async fn delete(&self, kind: FileKind, ids: &[Id], before: u64, total: u64) -> Result<u64> {
-        let mut done = before;
-        for ids in ids.chunks(TOGETHER) {
-            self.lock.still_excludes().await?;
-            let keys: Vec<Key> = ids.iter().map(|id| kind.key(id)).collect();
-            for outcome in self.repo.inner().bucket.delete_many(&keys).await {
-                outcome.result?;
-            }
-            if let Some(cache) = &self.repo.inner().cache {
-                for id in ids {
-                    cache.remove(kind, id).await;
-                }
-            }
-            done += ids.len() as u64;
-            self.report(PruneStage::Delete, done, total);
-        }
-        Ok(done - before)
+        let done = |gone| self.report(PruneStage::Delete, before + gone, total);
+        replace::delete(self.repo, self.lock, kind, ids, &done).await?;
+        Ok(ids.len() as u64)
     }
-}
-
-/// Where what is needed of a pack lies.
-fn spans_of(by_pack: &ByPack<'_>, pack: PackNo, kind: BlobKind, chosen: &crate::marks::Marks) -> Vec<Span> {
-    let items = by_pack.of(pack).into_iter().filter(|(entry, blob)| blob.kind == kind && chosen.has(*entry));
-    let items = items.map(|(_, blob)| Item { id: blob.id, place: blob.at(pack), wanted: Vec::new() });
-    spans(items, SPAN)
 }

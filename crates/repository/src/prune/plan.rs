@@ -188,7 +188,7 @@ fn is_older(modified: Timestamp, now: Timestamp, margin: Duration) -> bool {
 }
 
 /// Marks the first entry of each blob that is below these roots.
-async fn needed(
+pub(crate) async fn needed(
     repo: &Repository,
     index: &Arc<Index>,
     roots: impl ExactSizeIterator<Item = Id>,

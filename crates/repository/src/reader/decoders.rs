@@ -9,8 +9,6 @@ pub(crate) struct Scratch {
     /// Plain bytes of blobs that are hashed together.
     pub(crate) plain: Vec<u8>,
     pub(crate) opener: Option<crate::pack::Opener>,
-    /// Blobs of a pack that has to stay as it is.
-    pub(crate) buffers: crate::opened::Buffers,
 }
 
 /// Plain bytes that are held together; a buffer that had to grow beyond it for one large blob is given back after use.

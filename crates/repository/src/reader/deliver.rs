@@ -124,7 +124,7 @@ fn open_all(
     sealed: &mut [u8],
     sink: &Sink,
 ) -> Result<Vec<Item>> {
-    let Scratch { opener, plain: out, .. } = scratch;
+    let Scratch { opener, plain: out } = scratch;
     let opener = opener_of(inner, opener)?;
     let mut failed = Vec::new();
     let (mut rest, mut at) = (sealed, span.start);

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::index::{Index, Location, PackNo};
+use super::transfer::SPAN;
+use crate::index::{ByPack, Index, Location, PackNo};
+use crate::marks::Marks;
 use crate::{BlobKind, Id};
 
 /// Bytes between two blobs that are fetched rather than asked around.
@@ -56,8 +58,15 @@ pub(super) fn plan(index: &Index, kind: BlobKind, wanted: &[Id], longest: u64) -
     Plan { spans: spans(items, longest), missing }
 }
 
+/// Where the blobs of a pack lie whose entries are marked.
+pub(crate) fn spans_of(by_pack: &ByPack<'_>, pack: PackNo, kind: BlobKind, marked: &Marks) -> Vec<Span> {
+    let items = by_pack.of(pack).into_iter().filter(|(entry, blob)| blob.kind == kind && marked.has(*entry));
+    let items = items.map(|(_, blob)| Item { id: blob.id, place: blob.at(pack), wanted: Vec::new() });
+    spans(items, SPAN)
+}
+
 /// Groups items that are sorted by pack and offset into spans of about `longest` bytes at most.
-pub(crate) fn spans(items: impl IntoIterator<Item = Item>, longest: u64) -> Vec<Span> {
+fn spans(items: impl IntoIterator<Item = Item>, longest: u64) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for item in items {
         let start = u64::from(item.place.offset);

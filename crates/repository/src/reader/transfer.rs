@@ -14,6 +14,10 @@ pub(crate) const SPAN: u64 = 7 << 20;
 pub(crate) struct Transferred {
     /// Bytes that were fetched.
     pub(crate) fetched: u64,
+    /// Blobs that were wanted.
+    pub(crate) blobs: u64,
+    /// Their bytes as they are stored.
+    pub(crate) stored: u64,
     /// Blobs that are whole nowhere.
     pub(crate) failed: Vec<(Id, Error)>,
 }
@@ -33,9 +37,10 @@ impl Reader {
     ) -> Result<()> {
         let options = &self.inner.options;
         let work = spans.map(|span| async move {
-            let fetched = span.end - span.start;
+            let (fetched, blobs) = (span.end - span.start, span.items.len() as u64);
+            let stored = span.items.iter().map(|item| u64::from(item.place.length)).sum();
             let failed = self.transfer_span(kind, span, writer).await?;
-            Ok::<_, Error>(Transferred { fetched, failed })
+            Ok::<_, Error>(Transferred { fetched, blobs, stored, failed })
         });
         let mut work = futures::stream::iter(work).buffer_unordered(options.connections + options.workers);
         while let Some(outcome) = work.next().await {

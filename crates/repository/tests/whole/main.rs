@@ -4,11 +4,13 @@
 
 mod broken;
 mod crash;
+mod damage;
 mod faults;
 mod interop;
 mod keys;
 mod locks;
 mod mapped;
 mod prune;
+mod repair;
 mod support;
 mod writer;
