@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat, fadvise, fstat, fsync, openat, statat, unlinkat};
 use rustix::io::Errno;
@@ -125,8 +126,11 @@ impl Directory {
         }
     }
 
-    fn whole(&self, key: &Key, file: OwnedFd, stat: Stat, range: Range<u64>) -> Body {
-        let (this, key, length) = (self.clone(), key.clone(), range.end - range.start);
+    /// The bytes of a range, at once for whoever has the memory. A range that is not long comes in one piece.
+    fn body(&self, key: &Key, file: OwnedFd, stat: Stat, range: Range<u64>, is_short: bool) -> Body {
+        let (file, length) = (Arc::new(file), range.end - range.start);
+        let pieces = (!is_short).then(|| self.pieces(key, file.clone(), stat, range.start, range.end));
+        let (this, key) = (self.clone(), key.clone());
         let read = move |inner: &Inner, memory| {
             let bytes = inner.read(&key, &file, range.start, length as usize, memory)?;
             inner.unchanged(&key, &file, &stat)?;
@@ -134,11 +138,21 @@ impl Directory {
         };
         let read =
             async move |memory: Vec<u8>| this.blocking(Verb::Get, move |inner| read(inner, memory)).await;
-        Body::whole(length, move |memory| Box::pin(read(memory)))
+        let read = move |memory| read(memory).boxed();
+        match pieces {
+            None => Body::whole(length, read),
+            Some(pieces) => Body::whole_or_pieces(length, read, pieces),
+        }
     }
 
-    fn stream(&self, key: &Key, file: OwnedFd, stat: Stat, start: u64, end: u64) -> Body {
-        let file = Arc::new(file);
+    fn pieces(
+        &self,
+        key: &Key,
+        file: Arc<OwnedFd>,
+        stat: Stat,
+        start: u64,
+        end: u64,
+    ) -> BoxStream<'static, Result<Bytes>> {
         let _ = fadvise(&file, start, std::num::NonZeroU64::new(end - start), Advice::Sequential);
         let (this, key) = (self.clone(), key.clone());
         let offsets = (start..end).step_by(PIECE as usize);
@@ -157,7 +171,7 @@ impl Directory {
             this.blocking(Verb::Get, move |inner| inner.unchanged(&key, &file, &stat)).await
         });
         let check = check.try_filter_map(|()| async { Ok(None) });
-        Body::new(end - start, pieces.buffered(2).chain(check).boxed())
+        pieces.buffered(2).chain(check).boxed()
     }
 }
 
@@ -560,8 +574,7 @@ impl Bucket for Directory {
         let length = range.end - range.start;
         let body = match small {
             Some(bytes) => Body::new(length, stream::iter([Ok(bytes)]).boxed()),
-            None if is_range && length <= RANGE => self.whole(key, file, stat, range),
-            None => self.stream(key, file, stat, range.start, range.end),
+            None => self.body(key, file, stat, range, is_range && length <= RANGE),
         };
         let entry = entry(key.clone(), &stat);
         Ok(Get { entry, attributes: Attributes::default(), body, checksums: Default::default() })

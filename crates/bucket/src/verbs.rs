@@ -93,7 +93,8 @@ pub struct Body {
 
 enum Source {
     Pieces(BoxStream<'static, Result<Bytes>>),
-    Whole(Whole),
+    /// Everything at once, or these pieces for whoever does not want that.
+    Whole(Whole, Option<BoxStream<'static, Result<Bytes>>>),
 }
 
 /// Reads everything into memory that it is given: it takes the place of what that holds.
@@ -123,7 +124,16 @@ impl Body {
         length: u64,
         read: impl FnOnce(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>>> + Send + 'static,
     ) -> Self {
-        Body { length, source: Source::Whole(Box::new(read)) }
+        Body { length, source: Source::Whole(Box::new(read), None) }
+    }
+
+    /// A body that `read` reads at once for whoever has the memory, and that comes in `pieces` otherwise.
+    pub fn whole_or_pieces(
+        length: u64,
+        read: impl FnOnce(Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>>> + Send + 'static,
+        pieces: BoxStream<'static, Result<Bytes>>,
+    ) -> Self {
+        Body { length, source: Source::Whole(Box::new(read), Some(pieces)) }
     }
 
     /// A body that is in memory already.
@@ -141,11 +151,11 @@ impl Body {
     /// # Errors
     /// What the backend met; [`ErrorKind::BadAnswer`] when the stream is longer or shorter than promised.
     pub async fn next(&mut self) -> Option<Result<Bytes>> {
-        if let Source::Whole(_) = self.source {
+        if let Source::Whole(..) = self.source {
             let nothing = Source::Pieces(futures::stream::empty().boxed());
-            if let Source::Whole(read) = std::mem::replace(&mut self.source, nothing) {
-                let bytes = read(Vec::new()).map_ok(Bytes::from);
-                self.source = Source::Pieces(futures::stream::once(bytes).boxed());
+            if let Source::Whole(read, pieces) = std::mem::replace(&mut self.source, nothing) {
+                let at_once = || futures::stream::once(read(Vec::new()).map_ok(Bytes::from)).boxed();
+                self.source = Source::Pieces(pieces.unwrap_or_else(at_once));
             }
         }
         let Source::Pieces(stream) = &mut self.source else { return None };
@@ -176,7 +186,7 @@ impl Body {
     /// As [`next`](Self::next).
     pub async fn read_into(mut self, mut memory: Vec<u8>) -> Result<Vec<u8>> {
         match self.source {
-            Source::Whole(read) => {
+            Source::Whole(read, _) => {
                 let bytes = read(memory).await?;
                 match (bytes.len() as u64).cmp(&self.length) {
                     Ordering::Less => Err(wrong(TOO_SHORT)),

@@ -159,9 +159,7 @@ impl Copy<'_> {
         };
         let outcome = self.copy(Some((&read, &write))).await;
         read.release().await;
-        if let Some(write) = Arc::into_inner(write) {
-            write.release().await;
-        }
+        write.release().await;
         outcome
     }
 

@@ -207,8 +207,9 @@ pub async fn conditions(place: Place) {
     });
     let results = futures::future::join_all(racers).await;
     let winners: Vec<usize> = (0..8).filter(|number| results[*number].is_ok()).collect();
-    assert_eq!(winners.len(), 1, "{results:?}");
-    assert_eq!(read(bucket, "race").await, format!("racer {}", winners[0]));
+    assert!(winners.len() == 1 || !place.decides_races && winners.len() > 1, "{results:?}");
+    let last = read(bucket, "race").await;
+    assert!(winners.iter().any(|number| last == format!("racer {number}")), "{last:?} of {winners:?}");
     assert!(results.into_iter().filter_map(Result::err).all(|error| error.kind == ErrorKind::AlreadyExists));
 }
 

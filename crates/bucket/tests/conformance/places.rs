@@ -16,6 +16,8 @@ pub struct Place {
     pub odd_keys: Option<usize>,
     /// What completing an upload that was aborted ends as.
     pub gone_upload: ErrorKind,
+    /// Whether it lets exactly one of those succeed who create an object at the same time.
+    pub decides_races: bool,
     /// Whether it has a request that tells how long an object is locked.
     pub tells_retention: bool,
     _store: Box<dyn Any + Send + Sync>,
@@ -28,6 +30,7 @@ impl Place {
             part: 5 << 20,
             odd_keys: Some(0),
             gone_upload: ErrorKind::NoSuchKey,
+            decides_races: true,
             tells_retention: true,
             _store: Box::new(store),
         }
@@ -78,10 +81,12 @@ pub fn minio(name: &str) -> Place {
 pub fn moto(name: &str) -> Place {
     let server = cistern_testkit::moto();
     let bucket = s3(server.endpoint(), name, server.access_key(), server.secret_key());
-    // moto 5.2.5 breaks down (500) over an upload that it has forgotten.
+    // moto 5.2.5 breaks down (500) over an upload that it has forgotten, and looks for an object and then writes it with
+    // nothing that keeps others from doing the same between.
     Place {
         odd_keys: None,
         gone_upload: ErrorKind::Unreachable,
+        decides_races: false,
         tells_retention: false,
         ..Place::new(bucket, server)
     }
