@@ -64,8 +64,8 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
             format!("the repository has {}", counted(harmful as u64, "error")),
         )
         .hint(
-            "back up again, which stores anew what the sources still hold; then see what \
-             `cistern repair index`, `repair packs` and `repair snapshots` would do with --dry-run",
+            "`cistern repair index`, then `repair packs` (both with --dry-run first); then back up again, which \
+             stores anew what the sources still hold; then `repair snapshots` for what is lost",
         ));
     }
     let what = match read_data {
