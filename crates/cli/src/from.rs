@@ -38,7 +38,7 @@ impl From {
     /// # Errors
     /// No access, no repository, wrong password.
     pub async fn repository(&self) -> Result<Repository, Failure> {
-        let bucket = cistern_engine::repository_bucket_as(&self.address, Role::Source, self).await;
+        let bucket = cistern_engine::repository_bucket(&self.address, Role::Source, self).await;
         let bucket = bucket.map_err(|error| self.access.failure(error))?;
         let password = self.access.source_secret(self.args.clone()).await?;
         let options = cistern_engine::Access::options(self, &self.address);

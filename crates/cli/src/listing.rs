@@ -11,7 +11,12 @@ use serde_json::{Value, json};
 
 /// The first eight digits of an id, as restic shows it.
 pub fn short(id: &Id) -> String {
-    id.to_string()[..8].to_owned()
+    short_text(&id.to_string())
+}
+
+/// As [`short`], of an id that a report has as text.
+pub fn short_text(id: &str) -> String {
+    id.chars().take(8).collect()
 }
 
 /// A time as a person reads it, in the local zone.

@@ -108,6 +108,16 @@ impl Ui {
         });
     }
 
+    /// The JSON object that ends a verb: its report, and what that does not say.
+    pub fn summary(&self, report: &impl Serialize, more: impl IntoIterator<Item = (&'static str, Value)>) {
+        let mut value = serde_json::to_value(report).expect("a report has string keys");
+        value["message_type"] = "summary".into();
+        for (name, field) in more {
+            value[name] = field;
+        }
+        self.object(&value);
+    }
+
     /// Something to know that is not the result.
     pub fn note(&self, line: impl AsRef<str>) {
         if !self.json && !self.quiet {

@@ -107,10 +107,7 @@ pub(crate) async fn run(task: &CopySnapshots, cx: &Cx) -> Result<CopyReport> {
         let source = open_repository_as(&task.from, Role::Source, cx).await?;
         Ok::<_, Error>((source, open_repository(&task.repository, cx).await?))
     };
-    let ((source, source_before), (destination, before)) = tokio::select! {
-        opened = opened => opened?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let ((source, source_before), (destination, before)) = cx.unless_cancelled(opened).await?;
     if source.config().chunker_polynomial != destination.config().chunker_polynomial {
         cx.progress.note(Note::Info(
             "the repositories cut files in different ways: what is copied saves new backups next to nothing; a \
@@ -173,10 +170,7 @@ impl Copy<'_> {
             let runs = chosen(&snapshots, &self.task.snapshots, &self.task.filter)?;
             Ok::<_, Error>((there, to, runs, self.source.index().await?))
         };
-        let (there, to, runs, from) = tokio::select! {
-            loaded = loading => loaded?,
-            () = self.cx.cancel.cancelled() => return Err(Error::Cancelled),
-        };
+        let (there, to, runs, from) = self.cx.unless_cancelled(loading).await?;
         let (runs, skipped) = missing(runs, &there);
         self.report.skipped = skipped;
         let mut copier = Copier::new(&self.source, from, to);
@@ -191,10 +185,7 @@ impl Copy<'_> {
             {
                 for (_, snapshot) in &run.parts {
                     let adding = copier.add(snapshot.tree);
-                    tokio::select! {
-                        added = adding => added?,
-                        () = self.cx.cancel.cancelled() => return Err(Error::Cancelled),
-                    }
+                    self.cx.unless_cancelled(adding).await?;
                 }
                 parts.extend(run.parts);
             }
@@ -219,10 +210,7 @@ impl Copy<'_> {
 
     /// Notes what a batch would copy.
     async fn would_copy(&mut self, copier: &Copier, parts: Vec<(Id, Snapshot)>) -> Result<()> {
-        let whole = tokio::select! {
-            whole = self.whole(copier, parts) => whole?,
-            () = self.cx.cancel.cancelled() => return Err(Error::Cancelled),
-        };
+        let whole = self.cx.unless_cancelled(self.whole(copier, parts)).await?;
         let copied = whole.0.iter().map(|(id, _)| CopiedSnapshot { source: id.to_string(), id: None });
         self.report.copied.extend(copied);
         self.report.failed.extend(whole.1);
@@ -238,15 +226,9 @@ impl Copy<'_> {
         write: &Arc<Lock>,
     ) -> Result<()> {
         self.meter.enter(Phase::Copying);
-        let index = tokio::select! {
-            index = self.destination.index() => index?,
-            () = self.cx.cancel.cancelled() => return Err(Error::Cancelled),
-        };
+        let index = self.cx.unless_cancelled(self.destination.index()).await?;
         let writer = self.destination.writer(index, write.clone());
-        let moved = tokio::select! {
-            moved = self.blobs(copier, parts, &writer) => moved,
-            () = self.cx.cancel.cancelled() => Err(Error::Cancelled),
-        };
+        let moved = self.cx.unless_cancelled(self.blobs(copier, parts, &writer)).await;
         // Without it, somebody may have taken away what was not read yet; that would look like damage.
         let moved = moved.and_then(|moved| Ok((read.check()?, moved).1));
         let (whole, failed) = match moved {

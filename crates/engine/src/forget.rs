@@ -63,15 +63,9 @@ pub(crate) async fn run(task: &Forget, cx: &Cx) -> Result<ForgetReport> {
             "nothing says what to forget: neither a snapshot nor a rule of what to keep".into(),
         ));
     }
-    let repository = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?.0,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let repository = cx.unless_cancelled(open_repository(&task.repository, cx)).await?.0;
     if task.dry_run {
-        let listed = tokio::select! {
-            listed = repository.snapshots() => listed?,
-            () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-        };
+        let listed = cx.unless_cancelled(repository.snapshots()).await?;
         return Ok(ForgetReport {
             groups: judge(task, listed, Timestamp::now())?,
             removed: 0,
@@ -79,10 +73,7 @@ pub(crate) async fn run(task: &Forget, cx: &Cx) -> Result<ForgetReport> {
         });
     }
     let lock = lock_as(&repository, LockKind::Exclusive, cx).await?;
-    let outcome = tokio::select! {
-        outcome = remove(task, &repository, &lock) => outcome,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let outcome = cx.unless_cancelled(remove(task, &repository, &lock)).await;
     lock.release().await;
     outcome
 }

@@ -31,7 +31,7 @@ mod tag;
 mod task;
 mod verify;
 
-pub use backup::session::{lock_as, repository_bucket, repository_bucket_as};
+pub use backup::session::{lock_as, repository_bucket};
 pub use copy::{CopiedSnapshot, CopyReport, CopySnapshots, NotCopied};
 pub use error::{Error, Result};
 pub use forget::{ForgetReport, ForgottenGroup, Judged};

@@ -179,19 +179,13 @@ pub(crate) async fn run(task: &Protect, cx: &Cx) -> Result<ProtectReport> {
     let wanted = wanted(task, started)?;
     let meter = Arc::new(Meter::default());
     let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-    let (repository, before) = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let (repository, before) = cx.unless_cancelled(open_repository(&task.repository, cx)).await?;
     let lock = match wanted.is_some() && !task.dry_run {
         true => lock_if_possible(&repository, cx).await?,
         false => None,
     };
     let job = Job { task, cx, repository: &repository, wanted, meter: meter.clone() };
-    let outcome = tokio::select! {
-        outcome = job.protect() => outcome,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let outcome = cx.unless_cancelled(job.protect()).await;
     if let Some(lock) = lock {
         lock.release().await;
     }

@@ -118,19 +118,13 @@ pub(crate) async fn run(task: &Prune, cx: &Cx) -> Result<PruneReport> {
     let until = task.time_limit.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let meter = Arc::new(Meter::default());
     let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-    let (repository, before) = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let (repository, before) = cx.unless_cancelled(open_repository(&task.repository, cx)).await?;
     let lock = match task.dry_run {
         true => lock_if_possible(&repository, cx).await?,
         false => Some(lock_as(&repository, LockKind::Exclusive, cx).await?),
     };
     let lock = lock.map(Arc::new);
-    let outcome = tokio::select! {
-        outcome = work(task, &options, until, &repository, lock.as_ref(), &meter) => outcome,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let outcome = cx.unless_cancelled(work(task, &options, until, &repository, lock.as_ref(), &meter)).await;
     if let Some(lock) = lock {
         lock.release().await;
     }

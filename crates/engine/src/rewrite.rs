@@ -102,19 +102,14 @@ impl Patterns {
 /// Whatever kept it from being done. No old snapshot goes before its new one is durable.
 pub(crate) async fn run(task: &Rewrite, cx: &Cx) -> Result<RewriteReport> {
     let patterns = Patterns::new(task)?;
-    let repository = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?.0,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let repository = cx.unless_cancelled(open_repository(&task.repository, cx)).await?.0;
     if task.dry_run {
         return rewrite(task, &patterns, &repository, None, cx).await;
     }
     let kind = if task.forget { LockKind::Exclusive } else { LockKind::Shared };
     let lock = Arc::new(lock_as(&repository, kind, cx).await?);
     let outcome = rewrite(task, &patterns, &repository, Some(&lock), cx).await;
-    if let Some(lock) = Arc::into_inner(lock) {
-        lock.release().await;
-    }
+    lock.release().await;
     outcome
 }
 
@@ -129,17 +124,11 @@ async fn rewrite(
         let snapshots = repository.snapshots().await?;
         Ok::<_, Error>((snapshots, repository.index().await?))
     };
-    let (snapshots, index) = tokio::select! {
-        loaded = loading => loaded?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let (snapshots, index) = cx.unless_cancelled(loading).await?;
     let runs = chosen(&snapshots, &task.snapshots, &task.filter)?;
     let writer = lock.map(|lock| repository.writer(index.clone(), lock.clone()));
     let rewriter = Rewriter::new(repository.reader(index), writer.clone(), |path| patterns.exclude(path));
-    let changes = tokio::select! {
-        changes = changes(task, runs, rewriter) => changes,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let changes = cx.unless_cancelled(changes(task, runs, rewriter)).await;
     match (changes, writer, lock) {
         (Err(error), Some(writer), _) => {
             writer.abort().await;

@@ -8,7 +8,7 @@ use cistern_repository::{Identity, Options};
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Progress, Report, Result, Task};
+use crate::{Error, Progress, Report, Result, Task};
 
 /// What a bucket is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,22 @@ pub struct Cx {
     pub concurrency: usize,
     /// How long to wait for a repository that somebody else has locked.
     pub lock_wait: std::time::Duration,
+}
+
+impl Cx {
+    /// What `work` yields, unless somebody asks to stop before: then it is dropped where it is.
+    ///
+    /// # Errors
+    /// Those of `work`; `Cancelled`.
+    pub(crate) async fn unless_cancelled<T, E: Into<Error>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T> {
+        tokio::select! {
+            outcome = work => outcome.map_err(Into::into),
+            () = self.cancel.cancelled() => Err(Error::Cancelled),
+        }
+    }
 }
 
 /// Does what the task says.

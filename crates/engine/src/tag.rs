@@ -121,10 +121,7 @@ pub struct Retagged {
 /// Whatever kept it from being done. What was changed before an error stays changed; no snapshot is lost.
 pub(crate) async fn run(task: &Tag, cx: &Cx) -> Result<TagReport> {
     task.change.check()?;
-    let repository = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?.0,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let repository = cx.unless_cancelled(open_repository(&task.repository, cx)).await?.0;
     if task.dry_run {
         return retag(task, &repository, None, cx).await;
     }
@@ -136,10 +133,7 @@ pub(crate) async fn run(task: &Tag, cx: &Cx) -> Result<TagReport> {
 
 /// Changes tags under `lock`; without one, tells what would change.
 async fn retag(task: &Tag, repository: &Repository, lock: Option<&Lock>, cx: &Cx) -> Result<TagReport> {
-    let snapshots = tokio::select! {
-        listed = repository.snapshots() => listed?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let snapshots = cx.unless_cancelled(repository.snapshots()).await?;
     // What an earlier call left beside its old snapshot because it broke off is not written a second time.
     let there: HashMap<Vec<u8>, Id> =
         snapshots.iter().map(|(id, snapshot)| (snapshot.to_json(), *id)).collect();

@@ -58,15 +58,9 @@ pub(crate) async fn run(task: &Verify, cx: &Cx) -> Result<VerifyReport> {
     let started = Timestamp::now();
     let meter = Arc::new(Meter::default());
     let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-    let (repository, before) = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let (repository, before) = cx.unless_cancelled(open_repository(&task.repository, cx)).await?;
     let lock = lock_if_possible(&repository, cx).await?;
-    let compared = tokio::select! {
-        compared = compare(task, cx, &repository, meter.clone()) => compared,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let compared = cx.unless_cancelled(compare(task, cx, &repository, meter.clone())).await;
     if let Some(lock) = lock {
         lock.release().await;
     }

@@ -6,6 +6,7 @@ use cistern_engine::{Backup, BackupReport, Error, OnUnreadable, Report, Task};
 use super::{Outcome, Shell, selection};
 use crate::args;
 use crate::failure::Failure;
+use crate::listing::short_text;
 use crate::ui::Ui;
 use crate::units::{clock, count, counted, size};
 
@@ -58,13 +59,9 @@ pub async fn run(shell: &Shell, args: args::Backup) -> Outcome {
 /// Prints what a backup did.
 pub fn print(ui: &Ui, source: &str, report: &BackupReport, dry_run: bool) {
     if ui.is_json() {
-        let mut value = serde_json::to_value(report).expect("a report has string keys");
-        value["message_type"] = "summary".into();
-        value["dry_run"] = dry_run.into();
-        value["source"] = source.into();
-        value["seconds"] = seconds(report).as_secs_f64().into();
-        ui.object(&value);
-        return;
+        let seconds = seconds(report).as_secs_f64();
+        let more = [("dry_run", dry_run.into()), ("source", source.into()), ("seconds", seconds.into())];
+        return ui.summary(report, more);
     }
     ui.say(format!(
         "source      {source}: {}, {}",
@@ -72,7 +69,7 @@ pub fn print(ui: &Ui, source: &str, report: &BackupReport, dry_run: bool) {
         size(report.bytes_listed)
     ));
     if let Some(parent) = &report.parent {
-        ui.say(format!("parent      {}", &parent[..parent.len().min(8)]));
+        ui.say(format!("parent      {}", short_text(parent)));
     }
     let mut changes = format!(
         "objects     {} new, {} changed, {} unchanged, {} deleted",

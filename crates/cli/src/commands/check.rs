@@ -1,9 +1,11 @@
 //! `cistern check`: is the repository whole, and what is endangered if not?
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use cistern_engine::{Phase, Progress, Status, lock_as};
-use cistern_repository::{CheckOptions, CheckProgress, CheckStage, Finding, LockKind, ReadData, check};
+use cistern_repository::{
+    CheckOptions, CheckProgress, CheckStage, Finding, Lock, LockKind, ReadData, Repository, check,
+};
 use serde_json::json;
 
 use super::{Outcome, Shell};
@@ -14,10 +16,6 @@ use crate::units::{clock, count, counted};
 
 pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
     let started = Instant::now();
-    let repository = shell.repository().await?;
-    let lock = lock_as(&repository, LockKind::Shared, &shell.cx())
-        .await
-        .map_err(|error| shell.access.failure(error))?;
     let listener = |progress: CheckProgress| {
         let what = match progress.stage {
             CheckStage::Index => "index files",
@@ -25,13 +23,7 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
             CheckStage::Snapshots => "snapshots",
             CheckStage::Data => "packs, reading",
         };
-        shell.ui.status(&Status {
-            phase: Phase::Verifying,
-            objects_done: progress.done,
-            objects_total: progress.total,
-            current: what.to_owned(),
-            ..Status::default()
-        });
+        shell.counting(what, progress.done, progress.total);
     };
     let read_data = match args.read_data_subset {
         Some(subset) => subset,
@@ -39,12 +31,9 @@ pub async fn run(shell: &Shell, args: args::Check) -> Outcome {
         None => ReadData::No,
     };
     let options = CheckOptions { read_data };
-    let result = tokio::select! {
-        result = check(&repository, options, &listener) => result,
-        () = shell.cancel.cancelled() => Err(cistern_repository::Error::Cancelled),
-    };
-    lock.release().await;
-    let findings = result?;
+    let work =
+        async |repository: &Repository, _: &Arc<Lock>| Ok(check(repository, options, &listener).await?);
+    let findings = shell.locked(LockKind::Shared, work).await?;
     shell.ui.clear();
     let harmful = findings.iter().filter(|finding| !finding.problem.is_hint()).count();
     for finding in &findings {

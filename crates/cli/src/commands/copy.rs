@@ -8,6 +8,7 @@ use super::{Outcome, Shell, selector};
 use crate::args;
 use crate::failure::Failure;
 use crate::from::From;
+use crate::listing::short_text as short;
 use crate::units::{clock, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Copy) -> Outcome {
@@ -43,12 +44,8 @@ pub async fn run(shell: &Shell, args: args::Copy) -> Outcome {
 
 fn show(shell: &Shell, report: &CopyReport) {
     if shell.ui.is_json() {
-        let mut value = serde_json::to_value(report).unwrap_or_default();
-        value["message_type"] = "summary".into();
-        shell.ui.object(&value);
-        return;
+        return shell.ui.summary(report, []);
     }
-    let short = |id: &str| id[..id.len().min(8)].to_owned();
     for copied in &report.copied {
         let what = match &copied.id {
             Some(id) => format!("copied as {}", short(id)),

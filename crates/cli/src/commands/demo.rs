@@ -64,7 +64,7 @@ pub async fn run(shell: &Shell, args: args::Demo) -> Outcome {
         return Err(Failure::new(cistern_bucket::Class::Broken, "the demo's server refused keys"));
     }
 
-    let access = cistern_engine::repository_bucket(&repository_address(), &demo).await?;
+    let access = cistern_engine::repository_bucket(&repository_address(), Role::Repository, &demo).await?;
     Repository::init(access, &SecretString::from(PASSWORD), &identity(), Options::default()).await?;
     step(ui, "Created a repository at s3://backups/orders.");
 

@@ -36,12 +36,8 @@ pub async fn run(shell: &Shell, args: args::Forget) -> Outcome {
         _ => None,
     };
     if shell.ui.is_json() {
-        let mut value = serde_json::to_value(&report).unwrap_or_default();
-        value["message_type"] = "summary".into();
-        if let Some(Ok(pruned)) = &pruned {
-            value["prune"] = serde_json::to_value(pruned).unwrap_or_default();
-        }
-        shell.ui.object(&value);
+        let pruned = pruned.as_ref().and_then(|pruned| serde_json::to_value(pruned.as_ref().ok()?).ok());
+        shell.ui.summary(&report, pruned.map(|pruned| ("prune", pruned)));
     }
     let Some(pruned) = pruned.transpose()? else { return Ok(0) };
     if !shell.ui.is_json() {

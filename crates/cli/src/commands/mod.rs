@@ -26,8 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cistern_bucket::{Address, Bucket};
-use cistern_engine::{Cx, Selection, SnapshotSelector};
-use cistern_repository::{Identity, Repository};
+use cistern_engine::{Cx, Phase, Progress, Role, Selection, SnapshotSelector, Status, lock_as};
+use cistern_repository::{Identity, Lock, LockKind, Repository};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Handle};
@@ -96,6 +96,35 @@ impl Shell {
         }
     }
 
+    /// Works on the repository under a lock. An interrupt ends the work wherever it is.
+    ///
+    /// # Errors
+    /// As [`repository`](Self::repository); the repository is locked by somebody else; what the work says.
+    async fn locked<T>(
+        &self,
+        kind: LockKind,
+        work: impl AsyncFnOnce(&Repository, &Arc<Lock>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let repository = self.repository().await?;
+        let lock =
+            lock_as(&repository, kind, &self.cx()).await.map_err(|error| self.access.failure(error))?;
+        let lock = Arc::new(lock);
+        let outcome = self.unless_interrupted(work(&repository, &lock)).await;
+        lock.release().await;
+        outcome
+    }
+
+    /// Shows how many of what a look at the repository has done.
+    fn counting(&self, what: &str, done: u64, total: u64) {
+        self.ui.status(&Status {
+            phase: Phase::Verifying,
+            objects_done: done,
+            objects_total: total,
+            current: what.to_owned(),
+            ..Status::default()
+        });
+    }
+
     /// The engine's surroundings.
     pub fn cx(&self) -> Cx {
         Cx {
@@ -129,7 +158,8 @@ impl Shell {
     /// # Errors
     /// Settings that cannot be used.
     pub async fn repository_bucket(&self, address: &Address) -> Result<Arc<dyn Bucket>, Failure> {
-        let opened = cistern_engine::repository_bucket(address, &Handle(self.access.clone())).await;
+        let opened =
+            cistern_engine::repository_bucket(address, Role::Repository, &Handle(self.access.clone())).await;
         opened.map_err(|error| self.access.failure(error))
     }
 }

@@ -49,12 +49,8 @@ fn end_of(age: Age, now: Timestamp) -> Result<Timestamp, Failure> {
 fn show(ui: &Ui, report: &ProtectReport) {
     let took = report.ended.duration_since(report.started).unsigned_abs();
     if ui.is_json() {
-        let mut value = serde_json::to_value(report).unwrap_or_default();
-        value["message_type"] = "summary".into();
-        value["whole"] = report.is_whole().into();
-        value["seconds"] = took.as_secs_f64().into();
-        ui.object(&value);
-        return;
+        let more = [("whole", report.is_whole().into()), ("seconds", took.as_secs_f64().into())];
+        return ui.summary(report, more);
     }
     for (kind, coverage) in &report.kinds {
         ui.say(format!("{kind:<11} {} of {} covered", count(coverage.covered), count(coverage.needed)));

@@ -10,9 +10,7 @@ use crate::units::{count, counted, size};
 pub async fn run(shell: &Shell, args: args::Prune) -> Outcome {
     let report = prune(shell, &args.pruning, args.dry_run, Vec::new()).await?;
     if shell.ui.is_json() {
-        let mut value = serde_json::to_value(&report).unwrap_or_default();
-        value["message_type"] = "summary".into();
-        shell.ui.object(&value);
+        shell.ui.summary(&report, []);
     } else {
         show(shell, &report);
     }

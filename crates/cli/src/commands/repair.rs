@@ -6,10 +6,9 @@ mod snapshots;
 
 use std::sync::Arc;
 
-use cistern_engine::{Phase, Progress, Status};
 use cistern_repository::{Lock, LockKind, RepairProgress, RepairStage, Repository};
 
-use super::{Outcome, Shell, identity};
+use super::{Outcome, Shell};
 use crate::args;
 use crate::failure::Failure;
 
@@ -26,23 +25,13 @@ pub async fn run(shell: &Shell, verb: args::Repair) -> Outcome {
     }
 }
 
-/// Works under a lock: an exclusive one, unless nothing is to be changed. An interrupt ends the work wherever it is.
+/// Works under a lock: an exclusive one, unless nothing is to be changed.
 async fn locked(
     shell: &Shell,
     dry_run: bool,
     work: impl AsyncFnOnce(&Repository, &Arc<Lock>) -> Outcome,
 ) -> Outcome {
-    let repository = shell.repository().await?;
-    let kind = if dry_run { LockKind::Shared } else { LockKind::Exclusive };
-    let lock = Arc::new(repository.lock(kind, &identity(), shell.lock_wait()).await?);
-    let outcome = tokio::select! {
-        outcome = work(&repository, &lock) => outcome,
-        () = shell.cancel.cancelled() => Err(cistern_engine::Error::Cancelled.into()),
-    };
-    if let Some(lock) = Arc::into_inner(lock) {
-        lock.release().await;
-    }
-    outcome
+    shell.locked(if dry_run { LockKind::Shared } else { LockKind::Exclusive }, work).await
 }
 
 /// Shows how far a repair is.
@@ -56,13 +45,7 @@ fn listener(shell: &Shell) -> impl Fn(RepairProgress) + Send + Sync {
             RepairStage::Write => "writing anew",
             RepairStage::Delete => "deleting what was replaced",
         };
-        shell.ui.status(&Status {
-            phase: Phase::Verifying,
-            objects_done: progress.done,
-            objects_total: progress.total,
-            current: what.to_owned(),
-            ..Status::default()
-        });
+        shell.counting(what, progress.done, progress.total);
     }
 }
 

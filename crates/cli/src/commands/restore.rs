@@ -55,12 +55,7 @@ pub async fn run(shell: &Shell, args: args::Restore) -> Outcome {
 pub fn print(ui: &Ui, report: &RestoreReport, dry_run: bool) {
     let took = report.ended.duration_since(report.started).unsigned_abs();
     if ui.is_json() {
-        let mut value = serde_json::to_value(report).expect("a report has string keys");
-        value["message_type"] = "summary".into();
-        value["dry_run"] = dry_run.into();
-        value["seconds"] = took.as_secs_f64().into();
-        ui.object(&value);
-        return;
+        return ui.summary(report, [("dry_run", dry_run.into()), ("seconds", took.as_secs_f64().into())]);
     }
     if dry_run {
         for line in plan_lines(&report.plan) {

@@ -4,6 +4,7 @@ use cistern_engine::{Report, Rewrite, RewriteReport, Task};
 
 use super::{Outcome, Shell, patterns, selector};
 use crate::args;
+use crate::listing::short_text as short;
 use crate::units::counted;
 
 pub async fn run(shell: &Shell, args: args::Rewrite) -> Outcome {
@@ -27,12 +28,8 @@ pub async fn run(shell: &Shell, args: args::Rewrite) -> Outcome {
 
 fn show(shell: &Shell, report: &RewriteReport) {
     if shell.ui.is_json() {
-        let mut value = serde_json::to_value(report).unwrap_or_default();
-        value["message_type"] = "summary".into();
-        shell.ui.object(&value);
-        return;
+        return shell.ui.summary(report, []);
     }
-    let short = |id: &str| id[..id.len().min(8)].to_owned();
     for rewritten in &report.rewritten {
         let paths = counted(rewritten.left_out, "path");
         match &rewritten.new {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{Outcome, Shell, selector};
 use crate::args;
+use crate::listing::short_text as short;
 use crate::units::counted;
 
 pub async fn run(shell: &Shell, args: args::Tag) -> Outcome {
@@ -50,7 +51,6 @@ fn show(shell: &Shell, report: &TagReport) {
         }));
         return;
     }
-    let short = |id: &str| id[..id.len().min(8)].to_owned();
     for changed in &report.changed {
         let now = match &changed.new {
             Some(new) => format!("is now {}", short(new)),

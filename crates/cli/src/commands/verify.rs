@@ -67,11 +67,7 @@ async fn recorded_source(shell: &Shell, args: &args::Verify) -> Result<Address, 
 fn print(ui: &Ui, report: &VerifyReport) {
     let took = report.ended.duration_since(report.started).unsigned_abs();
     if ui.is_json() {
-        let mut value = serde_json::to_value(report).expect("a report has string keys");
-        value["message_type"] = "summary".into();
-        value["seconds"] = took.as_secs_f64().into();
-        ui.object(&value);
-        return;
+        return ui.summary(report, [("seconds", took.as_secs_f64().into())]);
     }
     ui.say(format!(
         "equal       {}, {} ({})",

@@ -52,10 +52,7 @@ pub(crate) async fn run(task: &Backup, cx: &Cx) -> Result<BackupReport> {
     let before = bucket.ledger().snapshot();
     check_apart(task, cx, &*bucket).await?;
     let session = Session::open(task, cx).await?;
-    let copied = tokio::select! {
-        copied = copy(&session, &bucket, layout, select) => copied,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let copied = cx.unless_cancelled(copy(&session, &bucket, layout, select)).await;
     match copied {
         Ok(parts) => session.finish(parts, Some((&*bucket, before))).await,
         Err(error) => {
@@ -226,7 +223,7 @@ async fn check_apart(task: &Backup, cx: &Cx, source: &dyn Bucket) -> Result<()> 
         (Some(here), Some(there)) if here == there => true,
         // Servers have several names: the config tells whether it is the same place, for it is unlike any other.
         _ => {
-            let repository = repository_bucket(&task.repository, &*cx.access).await?;
+            let repository = repository_bucket(&task.repository, Role::Repository, &*cx.access).await?;
             let seen = source.head(&Key::new([&folder[..], b"config"].concat())).await;
             match (seen, repository.head(&Key::from("config")).await) {
                 (Ok((here, _)), Ok((there, _))) => {

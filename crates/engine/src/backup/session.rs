@@ -155,10 +155,7 @@ impl Session {
         let started = Timestamp::now();
         let meter = Arc::new(Meter::default());
         let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-        let (repository, before) = tokio::select! {
-            opened = open_repository(&task.repository, cx) => opened?,
-            () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-        };
+        let (repository, before) = cx.unless_cancelled(open_repository(&task.repository, cx)).await?;
         let lock = match task.dry_run {
             true => None,
             false => Some(lock(&repository, cx).await?),
@@ -167,10 +164,7 @@ impl Session {
             let snapshots = repository.snapshots().await?;
             Ok::<_, Error>((Arc::new(snapshots), repository.index().await?))
         };
-        let loaded = tokio::select! {
-            loaded = loading => loaded,
-            () = cx.cancel.cancelled() => Err(Error::Cancelled),
-        };
+        let loaded = cx.unless_cancelled(loading).await;
         let (snapshots, index) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -487,7 +481,7 @@ pub(crate) async fn open_repository_as(
     role: Role,
     cx: &Cx,
 ) -> Result<(Repository, LedgerSnapshot)> {
-    let bucket = repository_bucket_as(address, role, &*cx.access).await?;
+    let bucket = repository_bucket(address, role, &*cx.access).await?;
     let before = bucket.ledger().snapshot();
     let password = cx.access.password(address).await?;
     let repository = Repository::open(bucket, &password, cx.access.options(address)).await?;
@@ -498,15 +492,7 @@ pub(crate) async fn open_repository_as(
 ///
 /// # Errors
 /// As the bucket says.
-pub async fn repository_bucket(address: &Address, access: &dyn Access) -> Result<Arc<dyn Bucket>> {
-    repository_bucket_as(address, Role::Repository, access).await
-}
-
-/// As [`repository_bucket`], in another role.
-///
-/// # Errors
-/// As the bucket says.
-pub async fn repository_bucket_as(
+pub async fn repository_bucket(
     address: &Address,
     role: Role,
     access: &dyn Access,

@@ -176,19 +176,13 @@ pub(crate) async fn run(task: &Restore, cx: &Cx) -> Result<RestoreReport> {
     delete::check(task)?;
     let meter = Arc::new(Meter::default());
     let ticker = Ticker::start(meter.clone(), cx.progress.clone());
-    let (repository, before) = tokio::select! {
-        opened = open_repository(&task.repository, cx) => opened?,
-        () = cx.cancel.cancelled() => return Err(Error::Cancelled),
-    };
+    let (repository, before) = cx.unless_cancelled(open_repository(&task.repository, cx)).await?;
     let guarded = delete::guarded(task, repository.options().cache.as_deref())?;
     let lock = match task.dry_run {
         true => None,
         false => lock_if_possible(&repository, cx).await?,
     };
-    let found = tokio::select! {
-        found = find(&repository, task) => found,
-        () = cx.cancel.cancelled() => Err(Error::Cancelled),
-    };
+    let found = cx.unless_cancelled(find(&repository, task)).await;
     let Source { run, reader, roots, covered, splits } = match found {
         Ok(found) => found,
         Err(error) => {
