@@ -32,12 +32,13 @@ mod task;
 mod verify;
 
 pub use backup::session::{lock_as, repository_bucket};
+pub use cistern_repository::Amount;
 pub use copy::{CopiedSnapshot, CopyReport, CopySnapshots, NotCopied};
 pub use error::{Error, Result};
 pub use forget::{ForgetReport, ForgottenGroup, Judged};
 pub use progress::{Meter, Note, Phase, Plan, Progress, Silent, Status};
 pub use protect::{Coverage, LockMode, ProtectReport};
-pub use prune::{Amount, PruneReport};
+pub use prune::PruneReport;
 pub use report::{
     BackupReport, Exception, ExceptionKind, Exceptions, Part, Proof, Report, Requests, RestoreReport, Stored,
     VerifyReport,

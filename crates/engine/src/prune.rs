@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use cistern_repository::{
-    Id, Lock, LockKind, Margins, MaxUnused, Packs, PruneOptions, PrunePlan, PruneProgress, PruneStage,
+    Amount, Id, Lock, LockKind, Margins, MaxUnused, PruneOptions, PrunePlan, PruneProgress, PruneStage,
     Pruned, Repository, plan_prune, prune,
 };
 use serde::Serialize;
@@ -15,27 +15,6 @@ use crate::backup::session::{Ticker, lock_as, open_repository};
 use crate::report::Requests;
 use crate::restore::lock_if_possible;
 use crate::{Cx, Error, Exception, ExceptionKind, Exceptions, Meter, Note, Phase, Prune, Result, Unused};
-
-/// So many things of so many bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Amount {
-    /// Number of packs or blobs.
-    pub count: u64,
-    /// Bytes in all of them, as stored.
-    pub bytes: u64,
-}
-
-impl From<Packs> for Amount {
-    fn from(packs: Packs) -> Self {
-        Amount { count: packs.count, bytes: packs.bytes }
-    }
-}
-
-impl From<cistern_repository::Amount> for Amount {
-    fn from(blobs: cistern_repository::Amount) -> Self {
-        Amount { count: blobs.blobs, bytes: blobs.bytes }
-    }
-}
 
 /// What a prune was to do, and what it did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -65,7 +44,7 @@ pub struct PruneReport {
     /// Bytes that are free afterwards, about.
     pub bytes_freed: u64,
     /// Requests of the plan, about: reads, writes, and files to delete.
-    pub planned_requests: PlannedRequests,
+    pub planned_requests: cistern_repository::Requests,
     /// What was done; none in a dry run, or if there was nothing to do.
     pub done: Option<PruneDone>,
     /// Blobs that are damaged; their packs stay.
@@ -74,17 +53,6 @@ pub struct PruneReport {
     pub repository_requests: Requests,
     /// Whether nothing was to be changed.
     pub dry_run: bool,
-}
-
-/// Requests that a plan needs, about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PlannedRequests {
-    /// To read ranges of packs.
-    pub reads: u64,
-    /// To write packs.
-    pub writes: u64,
-    /// Files to delete, of which stores take many in one request.
-    pub deletes: u64,
 }
 
 /// What a prune did.
@@ -193,25 +161,20 @@ async fn work(
 
 /// The plan in numbers.
 fn planned(plan: &PrunePlan, pack_size: u32) -> PruneReport {
-    let requests = plan.requests(pack_size);
     PruneReport {
-        used: plan.used.into(),
-        unused: plan.unused.into(),
-        twice: plan.twice.into(),
+        used: plan.used,
+        unused: plan.unused,
+        twice: plan.twice,
         packs_kept: plan.packs_kept,
-        packs_unused: plan.packs_deleted.into(),
-        packs_repacked: plan.packs_repacked.into(),
+        packs_unused: plan.packs_deleted,
+        packs_repacked: plan.packs_repacked,
         bytes_repacked: plan.repacked_bytes,
-        packs_unnamed: plan.unnamed_deleted.into(),
-        packs_unnamed_kept: plan.unnamed_kept.into(),
+        packs_unnamed: plan.unnamed_deleted,
+        packs_unnamed_kept: plan.unnamed_kept,
         packs_forgotten: plan.packs_forgotten,
         bytes_unused_left: plan.unused_left,
         bytes_freed: plan.freed(),
-        planned_requests: PlannedRequests {
-            reads: requests.reads,
-            writes: requests.writes,
-            deletes: requests.deletes,
-        },
+        planned_requests: plan.requests(pack_size),
         ..PruneReport::default()
     }
 }

@@ -314,7 +314,7 @@ fn records(measure: &Measure<'_>) {
         assert_eq!(missed.count(), 0);
     });
     measure("index: by pack", BLOBS, "blob", &mut || {
-        assert_eq!(index.by_pack().map(|(_, blobs)| blobs.len()).sum::<usize>(), BLOBS);
+        assert_eq!(index.by_pack().iter().map(|(_, blobs)| blobs.len()).sum::<usize>(), BLOBS);
     });
     measure("claim", BLOBS, "blob", &mut || {
         let live = LiveIndex::new(Arc::default());

@@ -341,10 +341,7 @@ impl Check<'_> {
     async fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
         let files = self.repo.inner().list(FileKind::Snapshot).await?;
         let mut snapshots = Vec::with_capacity(files.len());
-        let repo = self.repo;
-        let mut loads = futures::stream::iter(files)
-            .map(|(id, _)| async move { (id, repo.snapshot(&id).await) })
-            .buffer_unordered(repo.options().connections);
+        let mut loads = std::pin::pin!(self.repo.load_snapshots(files));
         while let Some((id, snapshot)) = loads.next().await {
             match snapshot {
                 Ok(snapshot) => snapshots.push((id, snapshot)),
@@ -377,7 +374,7 @@ impl Check<'_> {
             self.repo.inner().list(FileKind::Pack).await?.into_iter().collect();
         let total = index.packs().len();
         let mut sizes = HashMap::with_capacity(total);
-        for (done, (pack, blobs)) in index.by_pack().enumerate() {
+        for (done, (pack, blobs)) in index.by_pack().iter().enumerate() {
             let id = index.pack(pack);
             match listed.remove(&id) {
                 None => self.push(Problem::MissingPack { id, blobs: blobs.len() }),
@@ -470,7 +467,7 @@ impl Lost {
             }
         }
         if !packs.is_empty() {
-            for (pack, blobs) in index.by_pack() {
+            for (pack, blobs) in index.by_pack().iter() {
                 let Some((problem, readable)) = packs.get(&index.pack(pack)) else { continue };
                 for blob in blobs {
                     if blob.end() > *readable && !elsewhere(blob.kind, &blob.id) {

@@ -280,7 +280,7 @@ mod tests {
             prop_assert_eq!(index.len(BlobKind::Data) + index.len(BlobKind::Tree), rows);
             let mut seen = HashSet::new();
             let mut by_pack = 0;
-            for (pack, blobs) in index.by_pack() {
+            for (pack, blobs) in index.by_pack().iter() {
                 prop_assert!(seen.insert(pack));
                 prop_assert!(blobs.is_sorted_by_key(|blob| blob.offset));
                 by_pack += blobs.len();

@@ -64,6 +64,7 @@ pub mod index;
 mod json;
 pub mod key;
 mod keys;
+mod listed;
 mod lock;
 mod marks;
 mod needed;
@@ -95,7 +96,7 @@ pub use keys::{MAX_KEYS, NewKey, StoredKey};
 pub use lock::{HeldLock, Lock, LockFile, LockKind};
 pub use node::{Node, NodeKind, Xattr};
 pub use prune::{
-    Amount, Margins, MaxUnused, Packs, PruneOptions, PrunePlan, PruneProgress, PruneStage, Pruned, Requests,
+    Amount, Margins, MaxUnused, PruneOptions, PrunePlan, PruneProgress, PruneStage, Pruned, Requests,
     plan_prune, prune,
 };
 pub use reader::{Reader, Sink};

@@ -17,7 +17,7 @@ use crate::Id;
 pub use self::decide::{Amount, MaxUnused};
 pub use self::execute::{Pruned, prune};
 pub(crate) use self::plan::needed;
-pub use self::plan::{Packs, PrunePlan, Requests, plan_prune};
+pub use self::plan::{PrunePlan, Requests, plan_prune};
 
 /// What may go, and at what cost.
 #[derive(Clone, Debug, PartialEq)]

@@ -27,7 +27,6 @@ pub use self::snapshots::{
 pub use self::survey::Loss;
 
 use crate::file::FileKind;
-use crate::index::{Index, NamedIn, PackNo};
 use crate::repository::Repository;
 use crate::{Error, Id, Result};
 
@@ -64,15 +63,6 @@ pub enum RepairStage {
 
 /// Who listens to a repair.
 pub type RepairListener<'a> = dyn Fn(RepairProgress) + Send + Sync + 'a;
-
-/// The index files that name any of these packs, and all packs that they name, each once.
-fn naming(index: &Index, is_meant: impl Fn(&PackNo) -> bool) -> (Vec<Id>, Vec<PackNo>) {
-    let files: Vec<&NamedIn> = index.files().iter().filter(|file| file.packs.iter().any(&is_meant)).collect();
-    let mut packs: Vec<PackNo> = files.iter().flat_map(|file| &file.packs).copied().collect();
-    packs.sort_unstable();
-    packs.dedup();
-    (files.iter().map(|file| file.id).collect(), packs)
-}
 
 /// Copies a file, as it is, to where damaged files are kept; one that does not exist is passed over.
 ///
@@ -113,35 +103,6 @@ async fn kept(repo: &Repository) -> Result<HashSet<Id>> {
 /// Whether an error says that what is stored is not what was written, and not that it cannot be reached now.
 fn is_damage(error: &Error) -> bool {
     matches!(error, Error::Damaged { .. } | Error::NoSuchBlob { .. })
-}
-
-/// What a listing says of the packs of an index: by their numbers the sizes of those that exist.
-struct Listed {
-    sizes: Vec<Option<u64>>,
-    /// Packs that the index does not name.
-    unnamed: Vec<(Id, u64)>,
-}
-
-impl Listed {
-    async fn new(repo: &Repository, index: &Index) -> Result<Self> {
-        let mut listed: std::collections::HashMap<Id, u64> =
-            repo.inner().list(FileKind::Pack).await?.into_iter().collect();
-        let sizes = index.packs().iter().map(|id| listed.remove(id)).collect();
-        let mut unnamed: Vec<(Id, u64)> = listed.into_iter().collect();
-        unnamed.sort_unstable();
-        Ok(Listed { sizes, unnamed })
-    }
-
-    fn size(&self, pack: PackNo) -> Option<u64> {
-        self.sizes[pack.index()]
-    }
-
-    /// Whether a blob may be whole somewhere, as far as a listing can tell.
-    fn has(&self, index: &Index, kind: crate::BlobKind, id: &Id) -> bool {
-        index
-            .lookup_all(kind, id)
-            .any(|place| self.size(place.pack).is_some_and(|size| place.blob(kind, *id).end() <= size))
-    }
 }
 
 /// Packs as a set that is quick to ask.

@@ -4,13 +4,22 @@
 use cistern_bucket::Key;
 
 use crate::file::FileKind;
-use crate::index::IndexFile;
+use crate::index::{Index, IndexFile, NamedIn, PackNo};
 use crate::pack::PackedBlob;
 use crate::repository::Repository;
 use crate::{Id, Lock, Result};
 
 /// Files that are deleted before the lock is looked at again.
 const TOGETHER: usize = 1000;
+
+/// Those index files that are meant, and all packs that they name, each once.
+pub(crate) fn naming(index: &Index, is_meant: impl Fn(&NamedIn) -> bool) -> (Vec<Id>, Vec<PackNo>) {
+    let files: Vec<&NamedIn> = index.files().iter().filter(|file| is_meant(file)).collect();
+    let mut packs: Vec<PackNo> = files.iter().flat_map(|file| &file.packs).copied().collect();
+    packs.sort_unstable();
+    packs.dedup();
+    (files.iter().map(|file| file.id).collect(), packs)
+}
 
 /// Writes packs with their blobs into as many index files as they need.
 pub(crate) struct IndexFiles<'a> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cistern_bucket::{Bucket, ErrorKind, GetOptions, ListRequest, PutOptions};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use secrecy::SecretString;
 
 use crate::cache::Cache;
@@ -327,12 +327,20 @@ impl Repository {
     pub async fn snapshots(&self) -> Result<Vec<(Id, Snapshot)>> {
         let files = self.inner.list(FileKind::Snapshot).await?;
         self.prune_cache(FileKind::Snapshot, &files).await;
-        let loads = futures::stream::iter(files)
-            .map(|(id, _)| async move { Ok::<_, Error>((id, self.snapshot(&id).await?)) })
-            .buffer_unordered(self.inner.options.connections);
+        let loads = self.load_snapshots(files).map(|(id, snapshot)| Ok::<_, Error>((id, snapshot?)));
         let mut snapshots: Vec<(Id, Snapshot)> = loads.try_collect().await?;
         snapshots.sort_by_cached_key(|(id, snapshot)| (snapshot.time.instant(), *id));
         Ok(snapshots)
+    }
+
+    /// Snapshots by their files, several at once, each with what reading it said.
+    pub(crate) fn load_snapshots(
+        &self,
+        files: Vec<(Id, u64)>,
+    ) -> impl Stream<Item = (Id, Result<Snapshot>)> + Send {
+        let loads =
+            futures::stream::iter(files).map(move |(id, _)| async move { (id, self.snapshot(&id).await) });
+        loads.buffer_unordered(self.inner.options.connections)
     }
 
     /// One snapshot.

@@ -211,7 +211,7 @@ impl Opened {
         }
         let index = builder.finish().unwrap();
         let from_index: BTreeMap<Id, Vec<PackedBlob>> =
-            index.by_pack().map(|(pack, blobs)| (index.pack(pack), blobs)).collect();
+            index.by_pack().iter().map(|(pack, blobs)| (index.pack(pack), blobs)).collect();
 
         let packs: Vec<PathBuf> = list(&self.root.join("data")).iter().flat_map(|dir| list(dir)).collect();
         assert_eq!(packs.len(), by_pack.len());

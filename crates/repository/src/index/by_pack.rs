@@ -11,7 +11,6 @@ pub struct ByPack<'a> {
     order: Vec<EntryNo>,
     /// Where those of each pack end.
     ends: Vec<u32>,
-    pack: u32,
 }
 
 impl<'a> ByPack<'a> {
@@ -35,7 +34,7 @@ impl<'a> ByPack<'a> {
             order[*at as usize] = EntryNo(entry);
             *at += 1;
         }
-        ByPack { index, order, ends, pack: 0 }
+        ByPack { index, order, ends }
     }
 
     /// The entries of one pack, by offset.
@@ -46,20 +45,11 @@ impl<'a> ByPack<'a> {
         blobs.sort_unstable_by_key(|(entry, blob)| (blob.offset, *entry));
         blobs
     }
-}
 
-impl Iterator for ByPack<'_> {
-    type Item = (PackNo, Vec<PackedBlob>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        while (self.pack as usize) < self.ends.len() {
-            let pack = PackNo(self.pack);
-            self.pack += 1;
-            let blobs = self.of(pack);
-            if !blobs.is_empty() {
-                return Some((pack, blobs.into_iter().map(|(_, blob)| blob).collect()));
-            }
-        }
-        None
+    /// All packs that have entries, with their blobs by offset.
+    pub fn iter(&self) -> impl Iterator<Item = (PackNo, Vec<PackedBlob>)> + '_ {
+        let blobs = |pack| self.of(pack).into_iter().map(|(_, blob)| blob).collect();
+        let packs = self.index.pack_numbers().map(move |pack| (pack, blobs(pack)));
+        packs.filter(|(_, blobs): &(PackNo, Vec<PackedBlob>)| !blobs.is_empty())
     }
 }

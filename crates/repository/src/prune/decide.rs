@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use serde::Serialize;
+
 use crate::BlobKind;
 
 /// How much that no snapshot needs may stay, to save the work of packing what lies around it anew.
@@ -42,25 +44,25 @@ pub(super) struct PackUse {
     pub(super) trees: bool,
 }
 
-/// Blobs, and their stored bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// So many blobs or packs of so many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
-    /// Number of blobs.
-    pub blobs: u64,
-    /// Stored bytes.
+    /// Number of blobs or packs.
+    pub count: u64,
+    /// Stored bytes in all of them.
     pub bytes: u64,
 }
 
 impl Amount {
-    /// Adds one blob of so many bytes.
+    /// Adds one of so many bytes.
     pub(super) fn add(&mut self, bytes: u64) {
-        self.blobs += 1;
+        self.count += 1;
         self.bytes += bytes;
     }
 
     /// The sum.
     pub(super) fn and(self, other: Amount) -> Amount {
-        Amount { blobs: self.blobs + other.blobs, bytes: self.bytes + other.bytes }
+        Amount { count: self.count + other.count, bytes: self.bytes + other.bytes }
     }
 }
 
@@ -97,7 +99,7 @@ pub(super) struct Rules {
 pub(super) fn decide(packs: &[PackUse], rules: &Rules) -> (Vec<Fate>, Vec<usize>) {
     let mut fates: Vec<Fate> = packs
         .iter()
-        .map(|pack| match (pack.size, pack.used.blobs) {
+        .map(|pack| match (pack.size, pack.used.count) {
             (None, _) => Fate::Forget,
             (Some(_), 0) => Fate::Delete,
             (Some(_), _) => Fate::Keep,
@@ -106,7 +108,7 @@ pub(super) fn decide(packs: &[PackUse], rules: &Rules) -> (Vec<Fate>, Vec<usize>
     let is_small =
         |pack: &PackUse| rules.small.is_some_and(|small| pack.size.is_some_and(|size| size < small));
     let mut candidates: Vec<usize> = (0..packs.len())
-        .filter(|i| fates[*i] == Fate::Keep && (packs[*i].waste().blobs > 0 || is_small(&packs[*i])))
+        .filter(|i| fates[*i] == Fate::Keep && (packs[*i].waste().count > 0 || is_small(&packs[*i])))
         .collect();
     // Directories first, which every reader fetches; then by how much is won for what it costs.
     candidates.sort_by_cached_key(|i| {
@@ -122,7 +124,7 @@ pub(super) fn decide(packs: &[PackUse], rules: &Rules) -> (Vec<Fate>, Vec<usize>
     for i in candidates {
         let pack = &packs[i];
         let size = pack.size.unwrap_or(0);
-        let pays = waste > limit && pack.waste().blobs > 0;
+        let pays = waste > limit && pack.waste().count > 0;
         if (pays || is_small(pack)) && size <= left {
             left -= size;
             waste -= pack.waste().bytes;
@@ -133,7 +135,7 @@ pub(super) fn decide(packs: &[PackUse], rules: &Rules) -> (Vec<Fate>, Vec<usize>
     for kind in BlobKind::ALL {
         let trees = kind == BlobKind::Tree;
         let of_kind = || chosen.iter().filter(|i| packs[**i].trees == trees);
-        if of_kind().count() == 1 && of_kind().all(|i| packs[*i].waste().blobs == 0) {
+        if of_kind().count() == 1 && of_kind().all(|i| packs[*i].waste().count == 0) {
             chosen.retain(|i| packs[*i].trees != trees);
         }
     }
@@ -152,7 +154,7 @@ mod tests {
     const ALL: Rules = Rules { max_unused: MaxUnused::Bytes(0), max_repack: u64::MAX, small: None };
 
     fn pack(used: u64, unused: u64, twice: u64) -> PackUse {
-        let amount = |bytes: u64| Amount { blobs: bytes.min(1), bytes };
+        let amount = |bytes: u64| Amount { count: bytes.min(1), bytes };
         let (used, unused, twice) = (amount(used), amount(unused), amount(twice));
         PackUse { size: Some(used.bytes + unused.bytes + twice.bytes), used, unused, twice, trees: false }
     }
@@ -220,12 +222,12 @@ mod tests {
             let rules = Rules { max_unused: MaxUnused::Bytes(limit), max_repack, small };
             let (fates, order) = decide(&packs, &rules);
             let of = |fate| packs.iter().zip(&fates).filter(move |(_, is)| **is == fate).map(|(pack, _)| pack);
-            prop_assert!(of(Fate::Delete).chain(of(Fate::Forget)).all(|pack| pack.used.blobs == 0));
+            prop_assert!(of(Fate::Delete).chain(of(Fate::Forget)).all(|pack| pack.used.count == 0));
             prop_assert!(of(Fate::Repack).map(|pack| pack.size.unwrap()).sum::<u64>() <= max_repack);
             prop_assert_eq!(of(Fate::Repack).count(), order.len());
             let left: u64 = of(Fate::Keep).map(|pack| pack.waste().bytes).sum();
             let could = of(Fate::Repack).map(|pack| pack.size.unwrap()).sum::<u64>();
-            let fits = of(Fate::Keep).any(|pack| pack.waste().blobs > 0 && could + pack.size.unwrap() <= max_repack);
+            let fits = of(Fate::Keep).any(|pack| pack.waste().count > 0 && could + pack.size.unwrap() <= max_repack);
             prop_assert!(left <= limit || !fits, "{left} left");
         }
     }

@@ -56,9 +56,11 @@ pub async fn prune(
     if plan.hypothetical {
         return Err(Error::Broken("a plan without snapshots that are there is only to be looked at"));
     }
+    let index = plan.index.clone();
+    let by_pack = index.by_pack();
     let mut run = Run { repo, plan, lock, listen, done: Pruned::default() };
-    run.repack(until).await?;
-    run.finish().await?;
+    run.repack(&by_pack, until).await?;
+    run.finish(&by_pack).await?;
     Ok(run.done)
 }
 
@@ -77,15 +79,14 @@ impl Run<'_> {
 
     /// Packs anew what is needed of the packs that are to go. Afterwards each of them either may go, or has
     /// [`Fate::Keep`].
-    async fn repack(&mut self, until: Option<Instant>) -> Result<()> {
+    async fn repack(&mut self, by_pack: &ByPack<'_>, until: Option<Instant>) -> Result<()> {
         if self.plan.repack.is_empty() {
             return Ok(());
         }
         // It knows none of the blobs that are stored, so that each is stored again.
         let writer = self.repo.writer(Arc::new(Index::empty()), self.lock.clone());
         let reader = self.repo.reader(self.plan.index.clone());
-        let (index, chosen, listen) = (self.plan.index.clone(), &self.plan.chosen, self.listen);
-        let by_pack = index.by_pack();
+        let (chosen, listen) = (&self.plan.chosen, self.listen);
         let total = self.plan.packs_repacked.bytes;
         let mut read = 0;
         let mut failed: Vec<(Id, Error)> = Vec::new();
@@ -96,7 +97,7 @@ impl Run<'_> {
                 |pack: &PackNo| begun.contains(pack) || until.is_none_or(|until| Instant::now() < until);
             let mut now = HashSet::new();
             let spans = self.plan.repack.iter().flat_map(|pack| {
-                let spans = spans_of(&by_pack, *pack, kind, chosen);
+                let spans = spans_of(by_pack, *pack, kind, chosen);
                 if spans.is_empty() || !may_begin(pack) {
                     return Vec::new();
                 }
@@ -139,7 +140,7 @@ impl Run<'_> {
     }
 
     /// Writes the index without the packs that go, and lets the old index and the packs go.
-    async fn finish(&mut self) -> Result<()> {
+    async fn finish(&mut self, by_pack: &ByPack<'_>) -> Result<()> {
         let index = self.plan.index.clone();
         let goes = |pack: &PackNo| self.plan.fates[pack.index()] != Fate::Keep;
         let small: Vec<&NamedIn> =
@@ -148,18 +149,11 @@ impl Run<'_> {
             true => small.iter().map(|file| file.id).collect(),
             false => HashSet::new(),
         };
-        let old: Vec<&NamedIn> = index
-            .files()
-            .iter()
-            .filter(|file| small.contains(&file.id) || file.packs.iter().any(goes))
-            .collect();
         // Everything about the packs that stay, also what is named elsewhere as well.
-        let mut stay: Vec<PackNo> = old.iter().flat_map(|file| &file.packs).copied().collect();
-        stay.sort_unstable();
-        stay.dedup();
+        let is_old = |file: &NamedIn| small.contains(&file.id) || file.packs.iter().any(goes);
+        let (old, mut stay) = replace::naming(&index, is_old);
         stay.retain(|pack| !goes(pack));
-        self.rewrite(&index.by_pack(), &stay).await?;
-        let old: Vec<Id> = old.iter().map(|file| file.id).collect();
+        self.rewrite(by_pack, &stay).await?;
         let mut packs: Vec<Id> = index
             .pack_numbers()
             .filter(|pack| matches!(self.plan.fates[pack.index()], Fate::Delete | Fate::Repack))

@@ -1,16 +1,16 @@
 //! What a prune would do: who needs which blob, and what becomes of which pack.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::decide::{Amount, Fate, PackUse, Rules, decide};
 use super::{Listener, PruneOptions, PruneProgress, PruneStage};
 use crate::check::expected_size;
-use crate::file::FileKind;
 use crate::index::{EntryNo, Index, PackNo};
+use crate::listed::Listed;
 use crate::marks::Marks;
 use crate::pack::PackedBlob;
 use crate::reader::TreeWalk;
@@ -39,35 +39,19 @@ pub struct PrunePlan {
     /// Packs that stay as they are.
     pub packs_kept: u64,
     /// Packs that go because nobody needs them, and their bytes.
-    pub packs_deleted: Packs,
+    pub packs_deleted: Amount,
     /// Packs that are read, and their bytes.
-    pub packs_repacked: Packs,
+    pub packs_repacked: Amount,
     /// Bytes of them that are written anew.
     pub repacked_bytes: u64,
     /// Packs that no index names and that go, and their bytes.
-    pub unnamed_deleted: Packs,
+    pub unnamed_deleted: Amount,
     /// Packs that no index names and that are too young to go, and their bytes.
-    pub unnamed_kept: Packs,
+    pub unnamed_kept: Amount,
     /// Packs that do not exist, and that nobody needs: the index forgets them.
     pub packs_forgotten: u64,
     /// Bytes that nobody needs and that stay all the same.
     pub unused_left: u64,
-}
-
-/// Packs, and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Packs {
-    /// Number of packs.
-    pub count: u64,
-    /// Bytes in all of them.
-    pub bytes: u64,
-}
-
-impl Packs {
-    fn add(&mut self, bytes: u64) {
-        self.count += 1;
-        self.bytes += bytes;
-    }
 }
 
 impl PrunePlan {
@@ -92,7 +76,7 @@ impl PrunePlan {
 }
 
 /// Requests by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Requests {
     /// To read.
     pub reads: u64,
@@ -124,10 +108,9 @@ pub async fn plan_prune(
         Some(lock) => lock.taken_at().await?,
         None => Timestamp::now(),
     };
-    let listed = repo.inner().list_entries(FileKind::Pack).await?;
-    let sizes = Sizes::new(&index, &listed);
-    let (uses, chosen) = choose(&index, &sizes, &needed)?;
-    sizes.check(&index, &uses)?;
+    let listed = Listed::new(repo, &index).await?;
+    let (uses, chosen) = choose(&index, &listed, &needed)?;
+    check_sizes(&index, &listed, &uses)?;
     let rules = Rules {
         max_unused: options.max_unused,
         max_repack: options.max_repack.unwrap_or(u64::MAX),
@@ -140,11 +123,11 @@ pub async fn plan_prune(
         unused: sum(|pack| pack.unused),
         twice: sum(|pack| pack.twice),
         packs_kept: 0,
-        packs_deleted: Packs::default(),
-        packs_repacked: Packs::default(),
+        packs_deleted: Amount::default(),
+        packs_repacked: Amount::default(),
         repacked_bytes: 0,
-        unnamed_deleted: Packs::default(),
-        unnamed_kept: Packs::default(),
+        unnamed_deleted: Amount::default(),
+        unnamed_kept: Amount::default(),
         packs_forgotten: 0,
         unused_left: 0,
         unnamed: Vec::new(),
@@ -171,7 +154,7 @@ pub async fn plan_prune(
     }
     let numbers: Vec<PackNo> = plan.index.pack_numbers().collect();
     plan.repack = repack.into_iter().map(|i| numbers[i]).collect();
-    for (id, size, modified) in sizes.unnamed {
+    for (id, size, modified) in listed.unnamed {
         if is_older(modified, now, options.margins.unnamed) {
             plan.unnamed.push(id);
             plan.unnamed_deleted.add(size);
@@ -224,53 +207,26 @@ pub(crate) async fn needed(
     Arc::into_inner(marks).ok_or(Error::Broken("somebody still marks what is needed"))
 }
 
-/// What a listing says of the packs.
-struct Sizes {
-    /// By pack number; none for those that are not there.
-    by_pack: Vec<Option<u64>>,
-    /// Packs that the index does not name.
-    unnamed: Vec<(Id, u64, Timestamp)>,
-}
-
-impl Sizes {
-    fn new(index: &Index, listed: &[(Id, u64, Timestamp)]) -> Self {
-        let numbers: HashMap<Id, usize> = index.packs().iter().copied().zip(0..).collect();
-        let mut sizes = Sizes { by_pack: vec![None; index.packs().len()], unnamed: Vec::new() };
-        for (id, size, modified) in listed {
-            match numbers.get(id) {
-                Some(pack) => sizes.by_pack[*pack] = Some(*size),
-                None => sizes.unnamed.push((*id, *size, *modified)),
-            }
+/// That packs which are needed have the size that the index implies: what is not as it was written is no reason to
+/// delete anything.
+fn check_sizes(index: &Index, listed: &Listed, uses: &[PackUse]) -> Result<()> {
+    let by_pack = index.by_pack();
+    for pack in index.pack_numbers().filter(|pack| uses[pack.index()].used.count > 0) {
+        let Some(found) = listed.size(pack) else { continue };
+        let blobs: Vec<PackedBlob> = by_pack.of(pack).into_iter().map(|(_, blob)| blob).collect();
+        let expected = expected_size(&blobs);
+        if expected != found {
+            let detail = format!("it has {found} bytes, the index implies {expected}");
+            return Err(Error::damaged("pack", detail).named(index.pack(pack)));
         }
-        sizes
     }
-
-    /// Whether the blob is there, as far as a listing can tell.
-    fn has(&self, pack: PackNo, blob: &PackedBlob) -> bool {
-        self.by_pack[pack.index()].is_some_and(|size| blob.end() <= size)
-    }
-
-    /// That packs which are needed have the size that the index implies: what is not as it was written is no reason to
-    /// delete anything.
-    fn check(&self, index: &Index, uses: &[PackUse]) -> Result<()> {
-        let by_pack = index.by_pack();
-        for pack in index.pack_numbers().filter(|pack| uses[pack.index()].used.blobs > 0) {
-            let Some(found) = self.by_pack[pack.index()] else { continue };
-            let blobs: Vec<PackedBlob> = by_pack.of(pack).into_iter().map(|(_, blob)| blob).collect();
-            let expected = expected_size(&blobs);
-            if expected != found {
-                let detail = format!("it has {found} bytes, the index implies {expected}");
-                return Err(Error::damaged("pack", detail).named(index.pack(pack)));
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Chooses for each blob that is needed the entry from which it is to be had.
-fn choose(index: &Index, sizes: &Sizes, needed: &Marks) -> Result<(Vec<PackUse>, Marks)> {
+fn choose(index: &Index, listed: &Listed, needed: &Marks) -> Result<(Vec<PackUse>, Marks)> {
     let mut uses: Vec<PackUse> =
-        sizes.by_pack.iter().map(|size| PackUse { size: *size, ..PackUse::default() }).collect();
+        listed.sizes.iter().map(|size| PackUse { size: *size, ..PackUse::default() }).collect();
     let chosen = Marks::new(index.entries());
     let mut twice = Vec::new();
     each_blob(index, |entries| {
@@ -281,9 +237,9 @@ fn choose(index: &Index, sizes: &Sizes, needed: &Marks) -> Result<(Vec<PackUse>,
             }
             return Ok(());
         }
-        let mut there = entries.iter().filter(|(_, pack, blob)| sizes.has(*pack, blob));
+        let mut there = entries.iter().filter(|(_, pack, blob)| listed.reaches(*pack, blob.end()));
         match (there.next(), there.next()) {
-            (None, _) => return Err(missing(index, sizes, entries[0].1, &blob)),
+            (None, _) => return Err(missing(index, listed, entries[0].1, &blob)),
             (Some((entry, pack, blob)), None) => {
                 chosen.set(*entry);
                 uses[pack.index()].used.add(blob.length.into());
@@ -329,8 +285,8 @@ fn choose(index: &Index, sizes: &Sizes, needed: &Marks) -> Result<(Vec<PackUse>,
     Ok((uses, chosen))
 }
 
-fn missing(index: &Index, sizes: &Sizes, pack: PackNo, blob: &PackedBlob) -> Error {
-    let detail = match sizes.by_pack[pack.index()] {
+fn missing(index: &Index, listed: &Listed, pack: PackNo, blob: &PackedBlob) -> Error {
+    let detail = match listed.size(pack) {
         None => "it does not exist".to_owned(),
         Some(size) => {
             format!("it has {size} bytes, and {} blob {} ends at {}", blob.kind, blob.id, blob.end())

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use futures::StreamExt;
 
 use super::headers::Headers;
-use super::{Listed, RepairListener, RepairProgress, RepairStage, keep, naming};
+use super::{RepairListener, RepairProgress, RepairStage, keep};
 use crate::check::expected_size;
 use crate::file::FileKind;
 use crate::index::{Index, IndexBuilder, PackNo};
+use crate::listed::Listed;
 use crate::reader::is_local;
 use crate::replace::{self, IndexFiles};
 use crate::repository::Repository;
@@ -85,7 +86,7 @@ pub async fn plan_repair_index(
             Some(_) => (),
         }
     }
-    wanted.extend(listed.unnamed.iter().map(|(id, size)| (*id, None, *size)));
+    wanted.extend(listed.unnamed.iter().map(|(id, size, _)| (*id, None, *size)));
     let mut plan = IndexPlan {
         headers: Index::empty(),
         outdated,
@@ -187,7 +188,7 @@ pub async fn repair_index(
         return Ok(IndexRepaired::default());
     }
     let is_outdated = |pack: &PackNo| plan.outdated[pack.index()];
-    let (mut old, mut stay) = naming(&plan.index, is_outdated);
+    let (mut old, mut stay) = replace::naming(&plan.index, |file| file.packs.iter().any(is_outdated));
     stay.retain(|pack| !is_outdated(pack));
     let mut files = IndexFiles::new(repo, lock);
     let (by_pack, by_header) = (plan.index.by_pack(), plan.headers.by_pack());

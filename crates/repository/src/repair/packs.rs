@@ -8,10 +8,11 @@ use cistern_bucket::ErrorKind;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 
-use super::{Listed, RepairListener, RepairProgress, RepairStage, is_damage, keep, kept, naming, set};
+use super::{RepairListener, RepairProgress, RepairStage, is_damage, keep, kept, set};
 use crate::check::{LONGEST, Problem, examine, whole};
 use crate::file::FileKind;
 use crate::index::{Index, PackNo};
+use crate::listed::Listed;
 use crate::pack::{self, Header, PackedBlob};
 use crate::reader::{Scratch, is_local};
 use crate::replace::{self, IndexFiles};
@@ -105,11 +106,11 @@ pub async fn plan_repair_packs(
     let mut missing: Vec<(Id, Vec<PackedBlob>)> = Vec::new();
     for id in ids {
         let number = index.pack_numbers().find(|pack| index.pack(*pack) == *id);
-        let unnamed = listed.unnamed.iter().find(|(other, _)| other == id);
+        let unnamed = listed.unnamed.iter().find(|(other, ..)| other == id);
         match (number, number.and_then(|pack| listed.size(pack)), unnamed) {
             (Some(pack), Some(size), _) => wanted.push((*id, size, blobs_of(pack))),
             (Some(pack), None, _) => missing.push((*id, blobs_of(pack))),
-            (None, _, Some((_, size))) => wanted.push((*id, *size, Vec::new())),
+            (None, _, Some((_, size, _))) => wanted.push((*id, *size, Vec::new())),
             (None, _, None) => {
                 let detail = format!("there is no pack {id}").into();
                 return Err(Error::BadParameter { what: "pack", detail });
@@ -119,8 +120,8 @@ pub async fn plan_repair_packs(
     if ids.is_empty() {
         // A run that was stopped has left packs that it had kept aside already.
         let kept = kept(repo).await?;
-        let left = listed.unnamed.iter().filter(|(id, _)| kept.contains(id));
-        wanted.extend(left.map(|(id, size)| (*id, *size, Vec::new())));
+        let left = listed.unnamed.iter().filter(|(id, ..)| kept.contains(id));
+        wanted.extend(left.map(|(id, size, _)| (*id, *size, Vec::new())));
     }
     let named = index.pack_numbers().filter(|_| ids.is_empty());
     let named = named.filter_map(|pack| Some((index.pack(pack), listed.size(pack)?, blobs_of(pack))));
@@ -317,7 +318,7 @@ pub async fn repair_packs(
     let ids = set(gone.iter().map(|pack| pack.id));
     let index = &plan.index;
     let goes = |pack: &PackNo| ids.contains(&index.pack(*pack));
-    let (old, mut stay) = naming(index, goes);
+    let (old, mut stay) = replace::naming(index, |file| file.packs.iter().any(goes));
     stay.retain(|pack| !goes(pack));
     let by_pack = index.by_pack();
     let mut files = IndexFiles::new(repo, lock);

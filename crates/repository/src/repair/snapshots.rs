@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
+
 use super::survey::{Loss, Survey};
 use super::trees::Rewriter;
-use super::{Listed, RepairListener, RepairProgress, RepairStage, keep};
+use super::{RepairListener, RepairProgress, RepairStage, keep};
 use crate::file::FileKind;
 use crate::index::Index;
+use crate::listed::Listed;
 use crate::replace;
 use crate::repository::Repository;
 use crate::{Error, Id, Lock, Result, Snapshot};
@@ -77,13 +80,16 @@ pub struct SnapshotsRepaired {
 pub async fn plan_repair_snapshots(repo: &Repository, listen: &RepairListener<'_>) -> Result<SnapshotsPlan> {
     let mut snapshots: Vec<(Id, Snapshot)> = Vec::new();
     let mut unreadable: Vec<(Id, Error)> = Vec::new();
-    for (id, _) in repo.inner().list(FileKind::Snapshot).await? {
-        match repo.snapshot(&id).await {
+    let files = repo.inner().list(FileKind::Snapshot).await?;
+    let mut loads = std::pin::pin!(repo.load_snapshots(files));
+    while let Some((id, snapshot)) = loads.next().await {
+        match snapshot {
             Ok(snapshot) => snapshots.push((id, snapshot)),
             Err(error @ Error::Damaged { .. }) => unreadable.push((id, error)),
             Err(error) => return Err(error),
         }
     }
+    unreadable.sort_unstable_by_key(|(id, _)| *id);
     snapshots.sort_by_cached_key(|(id, snapshot)| (snapshot.time.instant(), *id));
     let loaded = |done, total| listen(RepairProgress { stage: RepairStage::Index, done, total });
     let index = repo.index_with_progress(&loaded).await?;

@@ -4,9 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::is_damage;
 use super::trees::{Mended, mend};
-use super::{Listed, is_damage};
 use crate::index::Index;
+use crate::listed::Listed;
 use crate::marks::Marks;
 use crate::reader::TreeWalk;
 use crate::tree::TreeReader;
@@ -80,8 +81,7 @@ impl Survey {
     pub(super) async fn look(&mut self, roots: &[Id], done: &(dyn Fn(u64) + Send + Sync)) -> Result<()> {
         let found: Arc<Mutex<HashSet<Id>>> = Arc::default();
         // The walk's threads need what is looked up for as long as they run.
-        let listed =
-            Arc::new(std::mem::replace(&mut self.listed, Listed { sizes: Vec::new(), unnamed: Vec::new() }));
+        let listed = Arc::new(std::mem::take(&mut self.listed));
         let visit = {
             let (found, listed, reader) = (found.clone(), listed.clone(), self.reader.clone());
             move |tree: &Id, node: &crate::Node| {

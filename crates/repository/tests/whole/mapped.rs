@@ -147,7 +147,7 @@ async fn check_and_prune_work_on_a_mapped_index() {
     let options =
         PruneOptions { max_unused: MaxUnused::Bytes(0), margins: Margins::ALONE, ..PruneOptions::default() };
     let plan = plan_prune(&mapped, &options, Some(&lock), &|_| ()).await.unwrap();
-    assert!(plan.unused.blobs > 0);
+    assert!(plan.unused.count > 0);
     prune(&mapped, plan, &lock, None, &|_| ()).await.unwrap();
     lock.release().await;
     assert!(check(&mapped, whole, &|_| ()).await.unwrap().is_empty());

@@ -95,7 +95,7 @@ async fn what_no_snapshot_needs_goes_and_restic_has_nothing_left_to_do() {
         let plan = planned(&repo, &ALL).await;
         assert_eq!((announced.freed(), announced.unused), (plan.freed(), plan.unused));
         assert!(!plan.is_empty() && plan.unused.bytes > 1 << 20, "{:?}", plan.unused);
-        assert_eq!((plan.twice.blobs, plan.unused_left), (0, 0));
+        assert_eq!((plan.twice.count, plan.unused_left), (0, 0));
         let bytes = || -> u64 {
             let packs = fs::read_dir(place.join("data")).unwrap();
             let packs = packs.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
@@ -289,7 +289,7 @@ async fn what_is_stored_twice_is_kept_once() {
     let findings = check(&repo, CheckOptions::default(), &|_| ()).await.unwrap();
     assert!(findings.iter().any(|finding| matches!(finding.problem, Problem::Twice { .. })), "{findings:#?}");
     let plan = planned(&repo, &ALL).await;
-    assert!(plan.twice.blobs >= 50, "{:?}", plan.twice);
+    assert!(plan.twice.count >= 50, "{:?}", plan.twice);
     pruned(&repo, ALL, None).await.unwrap();
     assert_clean(&repo).await;
     for id in [id, again] {
