@@ -1,0 +1,1 @@
+//! The controllers of Cistern: the only code that changes a cluster.
