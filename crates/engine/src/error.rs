@@ -67,12 +67,31 @@ pub enum Error {
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
+    /// An error that several get who waited for the same thing: repositories of one run.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
     /// A broken invariant.
     #[error("internal error: {0}")]
     Broken(String),
 }
 
 impl Error {
+    /// The same error for so many; one alone has it as it is.
+    pub(crate) fn for_all(self, count: usize) -> Vec<Error> {
+        let shared = match (self, count) {
+            (error, 1) => return vec![error],
+            (Error::Cancelled, _) => return (0..count).map(|_| Error::Cancelled).collect(),
+            (Error::Shared(error), _) => error,
+            (error, _) => std::sync::Arc::new(error),
+        };
+        (0..count).map(|_| Error::Shared(shared.clone())).collect()
+    }
+
+    /// An error that others may have, too; the last one has it as it is.
+    pub(crate) fn of_all(error: std::sync::Arc<Error>) -> Error {
+        std::sync::Arc::try_unwrap(error).unwrap_or_else(Error::Shared)
+    }
+
     /// What the reader can do next.
     pub fn class(&self) -> Class {
         match self {
@@ -89,6 +108,7 @@ impl Error {
             Error::NotFound(_) => Class::NotFound,
             Error::Incomplete { .. } => Class::Incomplete,
             Error::Cancelled => Class::Cancelled,
+            Error::Shared(error) => error.class(),
             Error::Broken(_) => Class::Broken,
         }
     }

@@ -71,6 +71,9 @@ use crate::{Error, Result};
 /// Name of the extended attribute that holds an object's attributes.
 pub const ATTRIBUTE: &str = "user.cistern.object";
 
+/// The attribute of a side file.
+const OF_SIDE: &[u8] = br#"{"side":true}"#;
+
 /// Longest name that a directory can hold, in bytes.
 const MAX_NAME: usize = 255;
 /// Longest value of the extended attribute that is written, in bytes.
@@ -598,7 +601,7 @@ pub fn file(name: &[u8], size: u64, modified: Timestamp, content: &[Id]) -> Node
 /// The node of a side file.
 pub fn side_file(side: &Side, modified: Timestamp, content: &[Id]) -> Node {
     let mut node = file(&side.name, side.content.len() as u64, modified, content);
-    set_value(&mut node, Some(br#"{"side":true}"#.to_vec()));
+    set_value(&mut node, Some(OF_SIDE.to_vec()));
     node
 }
 
@@ -656,14 +659,25 @@ pub fn side_of(node: &Node) -> Option<Box<[u8]>> {
     state.more.map(|name| name.as_bytes().into())
 }
 
+/// Whether two times are the same, as far as both sides know them: some know whole seconds only.
+pub(crate) fn same_second(a: Time, b: Time) -> bool {
+    let (a, b) = (a.instant(), b.instant());
+    a.0 == b.0 && (a.1 == b.1 || a.1 == 0 || b.1 == 0)
+}
+
+/// Whether this is the node of a side file.
+pub(crate) fn is_side(node: &Node) -> bool {
+    value(node) == Some(OF_SIDE)
+}
+
 /// Whether a node holds the very state of an object that a listing shows: size, time, and entity tag or generation
 /// where both sides have one; the time in whole seconds where neither is there (a mount; rules.md 3.7).
 pub fn is_same(node: &Node, entry: &Entry) -> bool {
     if node.kind != NodeKind::File || node.size != entry.size {
         return false;
     }
-    let (then, now) = (node.mtime.instant(), time(entry.modified).instant());
-    let same_second = then.0 == now.0 && (then.1 == now.1 || then.1 == 0 || now.1 == 0);
+    let same_second = same_second(node.mtime, time(entry.modified));
+    let then = node.mtime.instant();
     let Some(json) = value(node) else { return same_second };
     let Ok(state) = serde_json::from_slice::<State<'_>>(json) else { return false };
     match (&entry.revision, state) {

@@ -32,6 +32,7 @@ mod task;
 mod verify;
 
 pub use backup::session::{lock_as, repository_bucket};
+pub use backup::several::backup_to_several;
 pub use cistern_repository::Amount;
 pub use copy::{CopiedSnapshot, CopyReport, CopySnapshots, NotCopied};
 pub use error::{Error, Result};

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use cistern_repository::node::mode;
-use cistern_repository::{Node, NodeKind, Time, Xattr};
+use cistern_repository::{Id, Node, NodeKind, Time, Xattr};
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
+
+use crate::fidelity;
 
 /// Names of users and groups, read once, as restic's release reads them: from `/etc/passwd` and `/etc/group`.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +68,8 @@ pub(crate) struct Style {
     /// Leaves out inode and device, and keeps no time of change of its own: a mount of a bucket numbers its
     /// files anew each time (repository-format.md 3.8).
     pub without_inode: bool,
+    /// Files and directories become the nodes that a bucket would give (rules.md 3.7).
+    pub of_bucket: bool,
 }
 
 impl Style {
@@ -73,6 +77,14 @@ impl Style {
     pub fn node(&self, name: &[u8], stat: &Stat) -> Node {
         let mode = mode::from_unix(stat.st_mode);
         let kind = NodeKind::of_mode(mode);
+        match kind {
+            NodeKind::File if self.of_bucket => {
+                return fidelity::file(name, size(stat), modified(stat).timestamp(), &[]);
+            }
+            // The tree follows when it is stored.
+            NodeKind::Dir if self.of_bucket => return fidelity::directory(name, Id::of(b"")),
+            _ => (),
+        }
         let mtime = time(stat.st_mtime, stat.st_mtime_nsec);
         let mut node = Node {
             name: name.into(),

@@ -33,6 +33,16 @@ pub(crate) enum Directory {
     Passage,
 }
 
+impl Selection {
+    /// Looks at the patterns before a run does.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the pattern that is malformed.
+    pub fn check(&self) -> Result<()> {
+        Select::new(self).map(drop)
+    }
+}
+
 impl Select {
     /// Prepares a selection.
     ///

@@ -85,6 +85,11 @@ pub struct Backup {
     /// Compares directories' files by size and modification time only (for mounts of buckets).
     #[serde(default)]
     pub ignore_inode: bool,
+    /// The source directory is a mount of a bucket: its files become the nodes that the bucket itself would give, and are
+    /// compared by size and time of modification, in whole seconds where one side has no more. What did not change keeps
+    /// the attributes that the parent has of it.
+    #[serde(default)]
+    pub mount: bool,
     /// Lists and compares, but reads and writes nothing.
     #[serde(default)]
     pub dry_run: bool,
@@ -130,6 +135,7 @@ impl Backup {
             with_atime: false,
             one_file_system: false,
             ignore_inode: false,
+            mount: false,
             dry_run: false,
             skip_if_unchanged: false,
             part_keys: default_part_keys(),

@@ -5,9 +5,11 @@
 //! check itself could not go on.
 
 mod data;
+mod run;
 mod trees;
 
 pub(crate) use self::data::{LONGEST, examine, expected_size, whole};
+pub use self::run::{RunCheck, check_run};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

@@ -1,7 +1,7 @@
 //! The keys of an open repository: listed, added, removed, changed. At every moment, also after a crash, the
 //! repository opens with a password that somebody was told.
 
-use cistern_bucket::ErrorKind;
+use cistern_bucket::{Bucket, ErrorKind};
 use futures::StreamExt;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -36,6 +36,15 @@ pub struct NewKey {
     pub hostname: String,
 }
 
+/// A key file whose bytes have the hash that is its name.
+pub(crate) async fn key_file(bucket: &dyn Bucket, id: &Id) -> Result<KeyFile> {
+    let stored = fetch(bucket, FileKind::Key, id).await?;
+    if Id::of(&stored) != *id {
+        return Err(Error::damaged("key", "its content has another hash than its name").named(*id));
+    }
+    KeyFile::parse(&stored).map_err(|error| error.named(*id))
+}
+
 impl Repository {
     /// All keys, by id. A file that cannot be understood is listed with its error and does not stop the others.
     ///
@@ -44,7 +53,7 @@ impl Repository {
     pub async fn keys(&self) -> Result<Vec<StoredKey>> {
         let files = self.inner().list(FileKind::Key).await?;
         let mut loads = futures::stream::iter(files)
-            .map(|(id, _)| async move { (id, self.key_file(&id).await) })
+            .map(|(id, _)| async move { (id, key_file(&*self.inner().bucket, &id).await) })
             .buffered(self.inner().options.connections);
         let mut keys = Vec::new();
         while let Some((id, file)) = loads.next().await {
@@ -88,7 +97,7 @@ impl Repository {
         if id == self.key_id() {
             return Err(Error::KeyInUse { id });
         }
-        self.key_file(&self.key_id()).await?;
+        key_file(&*self.inner().bucket, &self.key_id()).await?;
         lock.still_excludes().await?;
         self.inner().remove(FileKind::Key, &id).await?;
         Ok(id)
@@ -123,15 +132,6 @@ impl Repository {
         if keys.contains(&self.key_id()) { Ok(keys) } else { Err(Error::WrongPassword { keys: keys.len() }) }
     }
 
-    /// A key file whose bytes have the hash that is its name.
-    async fn key_file(&self, id: &Id) -> Result<KeyFile> {
-        let stored = fetch(&*self.inner().bucket, FileKind::Key, id).await?;
-        if Id::of(&stored) != *id {
-            return Err(Error::damaged("key", "its content has another hash than its name").named(*id));
-        }
-        KeyFile::parse(&stored).map_err(|error| error.named(*id))
-    }
-
     /// Stores a key of the master key, and proves that it opens.
     async fn store_key(&self, new: &NewKey) -> Result<Id> {
         if new.password.expose_secret().is_empty() {
@@ -163,7 +163,7 @@ impl Repository {
 
     /// Reads a key back and opens it.
     async fn prove_key(&self, id: &Id, password: &SecretString) -> Result<()> {
-        let file = self.key_file(id).await?;
+        let file = key_file(&*self.inner().bucket, id).await?;
         let (secret, master) = (password.clone(), self.inner().master.clone());
         let is_same = blocking(move || {
             let opened = match file.open(&secret) {

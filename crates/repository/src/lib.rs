@@ -86,7 +86,9 @@ pub mod time;
 pub mod tree;
 mod writer;
 
-pub use check::{CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progress, ReadData, check};
+pub use check::{
+    CheckOptions, CheckProgress, CheckStage, Finding, Problem, Progress, ReadData, RunCheck, check, check_run,
+};
 pub use copy::{Copied, Copier, Needed};
 pub use error::{Error, Result};
 pub use id::{BlobKind, Id, ParseIdError};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cistern_bucket::{Bucket, ErrorKind, GetOptions, ListRequest, PutOptions};
+use cistern_bucket::{Bucket, ErrorKind, ListRequest, PutOptions};
 use futures::{Stream, StreamExt, TryStreamExt};
 use secrecy::SecretString;
 
@@ -15,6 +15,7 @@ use crate::crypto::MasterKey;
 use crate::file::{self, FileKind};
 use crate::index::{Index, IndexBuilder, mapped};
 use crate::key::{KdfParams, KeyFile};
+use crate::keys::key_file;
 use crate::pack::{Opener, Sealer};
 use crate::polynomial::Polynomial;
 use crate::reader::{Buffers, Decoders};
@@ -577,7 +578,7 @@ async fn open_master(
     let (mut unreadable, mut refused) = (None, false);
     let mut work = 0;
     for id in keys.iter().take(MAX_KEYS) {
-        let parsed = match fetch_key(bucket, id).await {
+        let parsed = match key_file(bucket, id).await {
             Ok(parsed) => parsed,
             // Another key may still open it.
             Err(error) => {
@@ -604,13 +605,4 @@ async fn open_master(
         Some(error) => error,
         None => wrong,
     })
-}
-
-async fn fetch_key(bucket: &dyn Bucket, id: &Id) -> Result<KeyFile> {
-    let got = bucket.get(&FileKind::Key.key(id), &GetOptions::default()).await?;
-    if got.body.length() > FileKind::Key.max_length() as u64 {
-        let detail = format!("it has {} bytes", got.body.length()).into();
-        return Err(Error::BadParameter { what: "key", detail });
-    }
-    KeyFile::parse(&got.body.bytes().await?)
 }

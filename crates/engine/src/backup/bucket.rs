@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The walk runs ahead and begins reads; the builder takes them in the order of the keys. What lies between is
-//! bounded in objects, requests and bytes.
+//! bounded in objects, requests and bytes. Where one run goes into several repositories, there is one listing, one walk
+//! and one read of an object, and for each repository its own parent, builder and end.
 
 mod build;
 mod directory;
@@ -18,18 +19,20 @@ mod walk;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use cistern_bucket::{Address, Bucket, Class, Error as BucketError, ErrorKind, Key, Verb};
-use tokio::sync::mpsc;
+use cistern_bucket::{Address, Bucket, Class, Error as BucketError, ErrorKind, Key, LedgerSnapshot, Verb};
+use futures::future::join_all;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::build::{Builder, Needs};
 use self::directory::Store;
 use self::listing::Listing;
 use self::past::{Past, PastPart, ordered};
-use self::walk::{Walk, Walked};
-use super::content::Objects;
+use self::walk::{Destination, Step, Walk, Walked};
+use super::content::{Objects, Sink};
 use super::guard;
 use super::session::{Sealed, Session, folder_of, repository_bucket};
+use super::several::{Job, Refused};
 use crate::fidelity::Layout;
 use crate::select::Select;
 use crate::snapshots::Run;
@@ -38,80 +41,165 @@ use crate::{Backup, BackupReport, Cx, Error, Note, Phase, Result, Role};
 /// Objects that the walk may be ahead of the builder.
 const AHEAD: usize = 1_024;
 
-/// Backs up the bucket that the task names.
-///
-/// # Errors
-/// Whatever kept it from being done; `Incomplete` carries the report of what was done.
-pub(crate) async fn run(task: &Backup, cx: &Cx) -> Result<BackupReport> {
-    let Address::S3 { bucket: name, prefix, .. } = &task.source else {
-        return Err(Error::Invalid(format!("{} is not a bucket", task.source)));
+/// Backs up the bucket that the jobs name, which they have in common.
+pub(super) async fn run(jobs: &[Job]) -> Vec<Result<BackupReport>> {
+    let source = match Source::find(&jobs[0]).await {
+        Ok(source) => source,
+        Err(error) => return error.for_all(jobs.len()).into_iter().map(Err).collect(),
     };
-    let layout = Arc::new(Layout::new(task.root.as_deref(), name, prefix)?);
-    let select = Select::new(&task.selection)?;
-    let bucket = cx.access.bucket(&task.source, Role::Source).await.map_err(Error::Source)?;
-    let before = bucket.ledger().snapshot();
-    check_apart(task, cx, &*bucket).await?;
-    let session = Session::open(task, cx).await?;
-    let copied = cx.unless_cancelled(copy(&session, &bucket, layout, select)).await;
-    match copied {
-        Ok(parts) => session.finish(parts, Some((&*bucket, before))).await,
-        Err(error) => {
-            session.abort().await;
-            Err(error)
+    let opened = join_all(jobs.iter().map(|job| Opened::open(job, &source))).await;
+    let (opened, refused) = Refused::sift(opened);
+    refused.merge(copy(source, opened).await)
+}
+
+/// What is read.
+struct Source {
+    bucket: Arc<dyn Bucket>,
+    /// What had been asked of it before.
+    before: LedgerSnapshot,
+    name: String,
+    prefix: Key,
+    layout: Arc<Layout>,
+    select: Select,
+}
+
+impl Source {
+    async fn find(Job { task, cx }: &Job) -> Result<Source> {
+        let Address::S3 { bucket: name, prefix, .. } = &task.source else {
+            return Err(Error::Invalid(format!("{} is not a bucket", task.source)));
+        };
+        let layout = Arc::new(Layout::new(task.root.as_deref(), name, prefix)?);
+        let select = Select::new(&task.selection)?;
+        let bucket = cx.access.bucket(&task.source, Role::Source).await.map_err(Error::Source)?;
+        let before = bucket.ledger().snapshot();
+        Ok(Source { bucket, before, name: name.clone(), prefix: prefix.clone(), layout, select })
+    }
+}
+
+/// A repository that takes part.
+struct Opened {
+    session: Session,
+    /// The parts of the run to compare with.
+    past: Arc<Vec<PastPart>>,
+    before: Before,
+}
+
+impl Opened {
+    async fn open(Job { task, cx }: &Job, source: &Source) -> Result<Opened> {
+        check_apart(task, cx, &*source.bucket).await?;
+        let session = Session::open(task, cx).await?;
+        match cx.unless_cancelled(earlier(&session, &source.layout)).await {
+            Ok((past, before)) => Ok(Opened { session, past: Arc::new(past), before }),
+            Err(error) => {
+                session.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Where its parts were cut, and those of the last good run.
+    fn splits(&self, layout: &Layout) -> Vec<Key> {
+        splits(if self.past.is_empty() { &self.before.parts } else { &self.past }, layout)
+    }
+
+    /// Builds the trees of what the walk finds, and makes them visible unless something is wrong.
+    async fn finish(
+        self,
+        source: &Source,
+        steps: mpsc::Receiver<Step>,
+        verdict: oneshot::Receiver<Result<Walked>>,
+    ) -> Result<BackupReport> {
+        let Opened { session, past, before } = self;
+        let building = async {
+            let (walked, parts) = build(&session, source, &past, steps, verdict).await?;
+            check(&session, &*source.bucket, &past, &before, &walked)?;
+            Ok::<_, Error>(parts)
+        };
+        match session.cx.unless_cancelled(building).await {
+            Ok(parts) => session.finish(parts, Some((&*source.bucket, source.before))).await,
+            Err(error) => {
+                session.abort().await;
+                Err(error)
+            }
         }
     }
 }
 
-async fn copy(
-    session: &Session,
-    bucket: &Arc<dyn Bucket>,
-    layout: Arc<Layout>,
-    select: Select,
-) -> Result<Vec<Sealed>> {
-    let task = &session.task;
-    let Address::S3 { bucket: name, prefix, .. } = &task.source else {
-        return Err(Error::Invalid(format!("{} is not a bucket", task.source)));
-    };
-    let (past, before) = earlier(session, &layout).await?;
-    let past = Arc::new(past);
-    let reader = session.reader.clone();
-    let objects = session.writer.as_ref().map(|writer| {
-        let tell = (session.exceptions.clone(), session.counts.clone(), session.meter.clone());
-        Objects::new(bucket.clone(), writer.clone(), tell, session.cx.concurrency, task.tags_of_objects)
+/// Lists and reads the source once, for all of these repositories.
+async fn copy(source: Source, opened: Vec<Opened>) -> Vec<Result<BackupReport>> {
+    let Some(first) = opened.first() else { return Vec::new() };
+    // All of them list the whole: where it is cut is a matter of speed alone.
+    let splits = opened.iter().map(|one| one.splits(&source.layout)).max_by_key(Vec::len);
+    let sinks: Vec<Sink> = opened.iter().filter_map(|one| Sink::of(&one.session)).collect();
+    let objects = (!sinks.is_empty()).then(|| {
+        let (concurrency, tags) = (first.session.cx.concurrency, first.session.task.tags_of_objects);
+        Objects::new(source.bucket.clone(), sinks, concurrency, tags)
     });
+    let mut destinations = Vec::new();
+    let mut finishing = Vec::new();
+    for one in opened {
+        let (steps, receiver) = mpsc::channel(AHEAD);
+        let (verdict, heard) = oneshot::channel();
+        let ranges: Vec<_> = one.before.parts.iter().map(|part| part.bounds.clone()).collect();
+        destinations.push(Some(Destination {
+            past: Past::new(one.session.reader.clone(), one.past.clone()),
+            walked: Walked { in_part: vec![0; ranges.len()], ..Walked::default() },
+            ranges,
+            range: 0,
+            meter: one.session.meter.clone(),
+            steps,
+            verdict,
+        }));
+        one.session.meter.enter(Phase::Copying);
+        finishing.push(one.finish(&source, receiver, heard));
+    }
     let walk = Walk {
-        listing: Listing::new(
-            bucket.clone(),
-            layout.prefix(),
-            splits(if past.is_empty() { &before.parts } else { &past }, &layout),
-        ),
-        past: Past::new(reader, past.clone()),
-        ranges: before.parts.iter().map(|part| part.bounds.clone()).collect(),
-        range: 0,
-        layout: layout.clone(),
-        select,
+        listing: Listing::new(source.bucket.clone(), source.layout.prefix(), splits.unwrap_or_default()),
+        layout: source.layout.clone(),
+        select: source.select.clone(),
         objects,
-        meter: session.meter.clone(),
+        destinations,
     };
+    // It ends with the last of those who want to know what it finds.
+    let _walking = AbortOnDropHandle::new(tokio::spawn(walk.run()));
+    join_all(finishing).await
+}
+
+/// Takes the steps of the walk to their end; yields what the walk knows, and the parts.
+async fn build(
+    session: &Session,
+    source: &Source,
+    past: &Arc<Vec<PastPart>>,
+    steps: mpsc::Receiver<Step>,
+    mut verdict: oneshot::Receiver<Result<Walked>>,
+) -> Result<(Walked, Vec<Sealed>)> {
     let builder = Builder::new(Needs {
-        bucket: bucket.clone(),
-        layout,
-        source: (name.clone(), prefix.clone()),
+        bucket: source.bucket.clone(),
+        layout: source.layout.clone(),
+        source: (source.name.clone(), source.prefix.clone()),
         store: Store { writer: session.writer.clone() },
         past: past.clone(),
-        part_keys: task.part_keys as usize,
+        part_keys: session.task.part_keys as usize,
         exceptions: session.exceptions.clone(),
         counts: session.counts.clone(),
         meter: session.meter.clone(),
     });
-    session.meter.enter(Phase::Copying);
-    let (sender, steps) = mpsc::channel(AHEAD);
-    let builder = AbortOnDropHandle::new(tokio::spawn(builder.run(steps)));
+    let mut building = AbortOnDropHandle::new(tokio::spawn(builder.run(steps)));
+    let broken = || Error::Broken("the walk ended without a word".into());
     // The walk's error is the cause where both fail: it ends the steps. The builder's ends the walk without one.
-    let walked = walk.run(sender).await?;
-    let parts = super::content::join(builder.await).flatten()?;
-    check(session, &**bucket, &past, &before, &walked)?;
-    Ok(parts)
+    let built = tokio::select! {
+        biased;
+        walked = &mut verdict => {
+            let walked = walked.map_err(|_| broken())??;
+            return Ok((walked, super::content::join(building.await).flatten()?));
+        }
+        built = &mut building => super::content::join(built).flatten(),
+    };
+    match verdict.try_recv() {
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(walked)) => Ok((walked, built?)),
+        Err(_) => built.and(Err(broken())),
+    }
 }
 
 /// What the source held when the last good run saw it.

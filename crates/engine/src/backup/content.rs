@@ -1,28 +1,35 @@
 //! Reads objects in exactly the state in which they were listed, checks what came, and stores it.
 //!
 //! Objects up to [`LARGE`] are read in one request and stored in batches; larger ones in ranges, several at once,
-//! pushed in order, and compared as a whole with the store's checksum. Requests in flight and bytes in memory are bounded, whatever the objects are. An object that was
-//! replaced meanwhile is looked up again and read in its new state; one that is gone is gone; a body that is not what
-//! the store says it is, is read again and then an error.
+//! pushed in order, and compared as a whole with the store's checksum. What several repositories want is read once and
+//! goes to all of them; one that fails is left out, one that is slow slows down all. Requests in flight and bytes in
+//! memory are bounded, whatever the objects are. An object that was replaced meanwhile is looked up again and read in
+//! its new state; one that is gone is gone; a body that is not what the store says it is, is read again and then an
+//! error.
+
+mod sink;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::Bytes;
 use cistern_bucket::{
     Attributes, Body, Bucket, Checksums, Entry, Error as BucketError, ErrorKind, Get, GetOptions, Key,
     ListRequest, Revision, Tags, Verb, Verifier,
 };
-use cistern_repository::{Contents, Id, Writer};
-use futures::future::{Either, select};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use cistern_repository::{Contents, FileWriter, Id, Ticket};
+use futures::FutureExt;
+use futures::future::{Either, join_all, select};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::session::{Collector, Counts};
-use crate::{Error, ExceptionKind, Meter, Result};
+pub(crate) use self::sink::{Reading, Sink};
+
+use self::sink::{Answer, tell, whole};
+use super::session::Counts;
+use crate::{Error, ExceptionKind, Result};
 
 /// Objects above this size in bytes are read in ranges.
 pub(crate) const LARGE: u64 = 16 << 20;
@@ -38,13 +45,9 @@ const MEMORY: usize = 40 << 20;
 const MAX_CHANGES: u32 = 5;
 /// How often an object is read again because what came was not what the store had announced.
 const MAX_REPEATS: u32 = 2;
-/// A batch holds at most so many objects and bytes.
-const BATCH: (usize, usize) = (512, 4 << 20);
-/// A batch that is not full waits so long for more.
-const LINGER: Duration = Duration::from_millis(2);
 
 /// What became of an object.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Read {
     /// It is stored.
     Stored(Box<Stored>),
@@ -55,7 +58,7 @@ pub(crate) enum Read {
 }
 
 /// An object that is in the repository now.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stored {
     /// The state that was read, which may be newer than the one that was listed.
     pub entry: Entry,
@@ -65,27 +68,16 @@ pub(crate) struct Stored {
     pub blobs: Vec<Id>,
 }
 
-/// A running read. Dropping it stops it.
-pub(crate) type Reading = AbortOnDropHandle<Result<Read>>;
-
-/// Running reads of the tags alone; `None` if they cannot be known.
-pub(crate) type ReadingTags = AbortOnDropHandle<Result<Option<Tags>>>;
-
-/// Reads objects of one bucket into one repository.
+/// Reads objects of one bucket into one repository or several.
 pub(crate) struct Objects {
     bucket: Arc<dyn Bucket>,
-    writer: Writer,
-    exceptions: Arc<Collector>,
-    counts: Arc<Counts>,
-    meter: Arc<Meter>,
+    sinks: Vec<Sink>,
     wants_tags: bool,
-    /// Whether tags can be read at all, once somebody has tried.
-    tags_readable: OnceCell<bool>,
+    /// Why no tags can be read, if they cannot, once somebody has tried.
+    tags_refused: OnceCell<Option<String>>,
     requests: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     large: Arc<Semaphore>,
-    batches: mpsc::Sender<Piece>,
-    _batcher: AbortOnDropHandle<()>,
 }
 
 /// What a read holds while it runs, taken in the order of the objects.
@@ -94,11 +86,12 @@ enum Admission {
     Large(OwnedSemaphorePermit),
 }
 
-/// The body of an object on its way to the writer.
-struct Piece {
-    bytes: Bytes,
-    memory: OwnedSemaphorePermit,
-    answer: oneshot::Sender<Contents>,
+/// The contents of an object, which are what the store says they are.
+enum Fetched {
+    /// Not stored yet.
+    Small(Bytes, OwnedSemaphorePermit),
+    /// On their way into each repository that wants them.
+    Large(Vec<Result<Ticket<Contents>>>, OwnedSemaphorePermit),
 }
 
 /// A range of a large object.
@@ -111,61 +104,56 @@ struct Slice {
 
 impl Objects {
     /// Reads with at most `concurrency` requests in flight.
-    pub fn new(
-        bucket: Arc<dyn Bucket>,
-        writer: Writer,
-        (exceptions, counts, meter): (Arc<Collector>, Arc<Counts>, Arc<Meter>),
-        concurrency: usize,
-        wants_tags: bool,
-    ) -> Arc<Self> {
-        let (batches, pieces) = mpsc::channel(BATCH.0);
-        let batcher = tokio::spawn(batch(writer.clone(), pieces));
+    pub fn new(bucket: Arc<dyn Bucket>, sinks: Vec<Sink>, concurrency: usize, wants_tags: bool) -> Arc<Self> {
         Arc::new(Objects {
             bucket,
-            writer,
-            exceptions,
-            counts,
-            meter,
+            sinks,
             wants_tags,
-            tags_readable: OnceCell::new(),
+            tags_refused: OnceCell::new(),
             requests: Arc::new(Semaphore::new(concurrency.max(1))),
             memory: Arc::new(Semaphore::new(MEMORY)),
             large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
-            batches,
-            _batcher: AbortOnDropHandle::new(batcher),
         })
     }
 
-    /// Begins to read an object in the state that `entry` shows, as soon as requests and memory allow.
-    pub async fn begin(self: &Arc<Self>, entry: Entry) -> Reading {
+    /// Begins to read an object in the state that `entry` shows for the repositories with these numbers, as soon as
+    /// requests and memory allow. There is one answer for each of them.
+    pub async fn begin(self: &Arc<Self>, entry: Entry, wanted: Vec<usize>) -> Vec<Reading<Read>> {
         let admission = self.admit(entry.size).await;
         let this = self.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move { this.read(entry, admission).await }))
+        Reading::begin(wanted.len(), |answers| async move {
+            this.read(entry, admission, &wanted, answers).await;
+        })
     }
 
-    /// Begins to read the tags of an object whose contents and other attributes are known, unless nobody wants them.
-    pub fn begin_tags(self: &Arc<Self>, key: Key) -> Option<ReadingTags> {
+    /// Begins to read the tags of an object whose contents and other attributes are known, for the repositories with
+    /// these numbers; none if nobody wants them. `None` if they cannot be known.
+    pub fn begin_tags(self: &Arc<Self>, key: Key, wanted: Vec<usize>) -> Vec<Reading<Option<Tags>>> {
         if !self.wants_tags || !self.bucket.capabilities().tags {
-            return None;
+            return Vec::new();
         }
         let this = self.clone();
-        Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let mut probed = None;
-            if !this.tags_are_readable(&key, &mut probed).await? {
-                return Ok(None);
-            }
-            match probed {
-                Some(tags) => Ok(Some(tags)),
-                None => match this.read_tags(&key).await {
-                    Ok(tags) => Ok(Some(tags)),
-                    // One that is gone is seen by the next listing.
-                    Err(Error::Source(error)) if refused(&error) || error.kind == ErrorKind::NoSuchKey => {
-                        Ok(None)
-                    }
-                    Err(error) => Err(error),
-                },
-            }
-        })))
+        Reading::begin(wanted.len(), |answers| async move {
+            tell(answers, this.later_tags(&key, &wanted).await);
+        })
+    }
+
+    async fn later_tags(&self, key: &Key, wanted: &[usize]) -> Result<Option<Tags>> {
+        let mut probed = None;
+        if !self.tags_are_readable(key, wanted, &mut probed).await? {
+            return Ok(None);
+        }
+        match probed {
+            Some(tags) => Ok(Some(tags)),
+            None => match self.read_tags(key).await {
+                Ok(tags) => Ok(Some(tags)),
+                // One that is gone is seen by the next listing.
+                Err(Error::Source(error)) if refused(&error) || error.kind == ErrorKind::NoSuchKey => {
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            },
+        }
     }
 
     async fn admit(&self, size: u64) -> Admission {
@@ -183,7 +171,28 @@ impl Objects {
         (request, take(&self.memory, bytes.max(1) as usize).await)
     }
 
-    async fn read(&self, mut entry: Entry, admission: Admission) -> Result<Read> {
+    /// Reads an object, in the state that it has at last, and answers everybody.
+    async fn read(
+        &self,
+        mut entry: Entry,
+        admission: Admission,
+        wanted: &[usize],
+        answers: Vec<Answer<Read>>,
+    ) {
+        match self.fetch(&mut entry, admission, wanted).await {
+            Ok(Ok((attributes, fetched))) => self.store(entry, attributes, fetched, wanted, answers).await,
+            Ok(Err(read)) => tell(answers, Ok(read)),
+            Err(error) => tell(answers, Err(error)),
+        }
+    }
+
+    /// The attributes and the contents of an object in the state that it has now, or why there are none.
+    async fn fetch(
+        &self,
+        entry: &mut Entry,
+        admission: Admission,
+        wanted: &[usize],
+    ) -> Result<Result<(Attributes, Fetched), Read>> {
         let mut admission = Some(admission);
         let (mut changes, mut repeats) = (0, 0);
         loop {
@@ -192,11 +201,11 @@ impl Objects {
                 None => self.admit(entry.size).await,
             };
             let outcome = match admitted {
-                Admission::Small(request, memory) => self.small(&entry, request, memory).await,
-                Admission::Large(_turn) => self.in_ranges(&entry).await,
+                Admission::Small(request, memory) => self.small(entry, request, memory).await,
+                Admission::Large(turn) => self.in_ranges(entry, turn, wanted).await,
             };
             let error = match outcome {
-                Ok((attributes, blobs)) => return self.stored(entry, attributes, blobs).await,
+                Ok(fetched) => return Ok(Ok(fetched)),
                 Err(Error::Source(error)) => error,
                 Err(error) => return Err(error),
             };
@@ -204,9 +213,9 @@ impl Objects {
                 ErrorKind::NoSuchKey | ErrorKind::PreconditionFailed => {
                     changes += 1;
                     match self.look_again(&entry.key).await? {
-                        None => return Ok(Read::Vanished),
+                        None => return Ok(Err(Read::Vanished)),
                         Some(now) if changes < MAX_CHANGES => {
-                            entry = now;
+                            *entry = now;
                             continue;
                         }
                         // The listing insists on an object that cannot be found.
@@ -225,7 +234,7 @@ impl Objects {
                 ErrorKind::Invalid | ErrorKind::Unsupported => ExceptionKind::Unreadable,
                 _ => return Err(Error::Source(error)),
             };
-            return Ok(Read::Unreadable(kind, error.to_string()));
+            return Ok(Err(Read::Unreadable(kind, error.to_string())));
         }
     }
 
@@ -242,9 +251,9 @@ impl Objects {
         entry: &Entry,
         request: OwnedSemaphorePermit,
         memory: OwnedSemaphorePermit,
-    ) -> Result<(Attributes, Vec<Id>)> {
-        let Get { attributes, body, checksums, .. } = self.get(entry, None).await?;
-        let bytes = self.body(entry, body, entry.size).await?;
+    ) -> Result<(Attributes, Fetched)> {
+        let Get { attributes, body, checksums, .. } = get(&*self.bucket, entry, None).await?;
+        let bytes = bytes(&*self.bucket, entry, body, entry.size).await?;
         drop(request);
         if let Some(mut verifier) = Verifier::new(&checksums) {
             let given = bytes.clone();
@@ -261,26 +270,17 @@ impl Objects {
                 return Err(self.wrong(entry, "the contents do not have the store's checksum"));
             }
         }
-        Counts::add(&self.counts.bytes_read, entry.size);
-        if bytes.is_empty() {
-            return Ok((attributes, Vec::new()));
-        }
-        let (answer, contents) = oneshot::channel();
-        // If the writer has failed, the permit below says why.
-        let _ = self.batches.send(Piece { bytes, memory, answer }).await;
-        let contents = match contents.await {
-            Ok(contents) => contents,
-            Err(_) => {
-                let _failed = self.writer.permit(0).await?;
-                return Err(Error::Broken("a batch was lost".into()));
-            }
-        };
-        self.meter.bytes_done.fetch_add(entry.size, Relaxed);
-        self.whole(entry, contents).map(|blobs| (attributes, blobs))
+        Ok((attributes, Fetched::Small(bytes, memory)))
     }
 
-    async fn in_ranges(&self, entry: &Entry) -> Result<(Attributes, Vec<Id>)> {
-        let mut file = self.writer.file();
+    async fn in_ranges(
+        &self,
+        entry: &Entry,
+        turn: OwnedSemaphorePermit,
+        wanted: &[usize],
+    ) -> Result<(Attributes, Fetched)> {
+        let mut files: Vec<Result<FileWriter>> =
+            wanted.iter().map(|sink| Ok(self.sinks[*sink].writer.file())).collect();
         let mut starts = (0..entry.size).step_by(RANGE as usize);
         let mut next = None;
         let mut running: VecDeque<AbortOnDropHandle<Result<Slice>>> = VecDeque::new();
@@ -337,25 +337,89 @@ impl Objects {
                     Err(error) => break Err(error),
                 };
             }
-            if let Err(error) = file.push(slice.bytes).await {
-                break Err(error.into());
+            for (file, sink) in files.iter_mut().zip(wanted) {
+                let Ok(open) = file else { continue };
+                if let Err(error) = open.push(slice.bytes.clone()).await {
+                    *file = Err(error.into());
+                    continue;
+                }
+                self.sinks[*sink].meter.bytes_done.fetch_add(length, Relaxed);
+                Counts::add(&self.sinks[*sink].counts.bytes_read, length);
             }
             pushed += length;
-            self.meter.bytes_done.fetch_add(length, Relaxed);
-            Counts::add(&self.counts.bytes_read, length);
+            if files.iter().all(Result::is_err) {
+                // Nobody wants the rest.
+                let failed = files.into_iter().map(|file| file.map(FileWriter::finish)).collect();
+                return Ok((Attributes::default(), Fetched::Large(failed, turn)));
+            }
         };
         let outcome = outcome.and_then(|()| match verifier.is_none_or(Verifier::finish) {
             true => Ok(()),
             false => Err(self.wrong(entry, "the contents do not have the store's checksum")),
         });
         if let Err(error) = outcome {
-            file.abort();
-            self.meter.bytes_done.fetch_sub(pushed, Relaxed);
+            for (file, sink) in files.iter().zip(wanted) {
+                if file.is_ok() {
+                    self.sinks[*sink].meter.bytes_done.fetch_sub(pushed, Relaxed);
+                }
+            }
             return Err(error);
         }
-        let contents = file.finish().await?;
-        let blobs = self.whole(entry, contents)?;
-        Ok((attributes.unwrap_or_default(), blobs))
+        let tickets = files.into_iter().map(|file| file.map(FileWriter::finish)).collect();
+        Ok((attributes.unwrap_or_default(), Fetched::Large(tickets, turn)))
+    }
+
+    /// Waits until the contents are in the repositories, and answers each when they are in its own.
+    async fn store(
+        &self,
+        entry: Entry,
+        mut attributes: Attributes,
+        fetched: Fetched,
+        wanted: &[usize],
+        answers: Vec<Answer<Read>>,
+    ) {
+        if attributes.missing_meta > 0 {
+            let detail = format!("{} entries of its metadata cannot be expressed", attributes.missing_meta);
+            wanted.iter().for_each(|sink| self.sinks[*sink].lost(&entry.key, &detail));
+        }
+        if attributes.class.is_none() {
+            attributes.class = entry.class.as_deref().map(Into::into);
+        }
+        let tags = async {
+            match self.tags(&entry.key, &attributes, wanted).await {
+                Ok(tags) => Ok(Some(tags)),
+                Err(Error::Source(error)) if error.kind == ErrorKind::NoSuchKey => Ok(None),
+                Err(error) => Err(Arc::new(error)),
+            }
+        };
+        let tags = tags.shared();
+        let (small, large, _turn) = match fetched {
+            Fetched::Small(bytes, memory) => (Some((bytes, Arc::new(memory))), Vec::new(), None),
+            Fetched::Large(tickets, turn) => (None, tickets, Some(turn)),
+        };
+        let mut large = large.into_iter();
+        let each = wanted.iter().zip(answers).map(|(sink, answer)| {
+            let (small, ticket) = (small.clone(), large.next());
+            let (tags, entry, attributes) = (tags.clone(), &entry, &attributes);
+            async move {
+                let stored = async {
+                    let blobs = match (small, ticket) {
+                        (Some((bytes, memory)), _) => self.sinks[*sink].store(entry, bytes, memory).await?,
+                        (None, Some(ticket)) => whole(entry, ticket?.await?)?,
+                        (None, None) => return Err(Error::Broken("contents were lost".into())),
+                    };
+                    // Only now: whoever holds memory must not wait for a request.
+                    let Some(tags) = tags.await.map_err(Error::of_all)? else { return Ok(Read::Vanished) };
+                    let attributes = Attributes { tags, tag_count: None, ..attributes.clone() };
+                    Ok(Read::Stored(Box::new(Stored { entry: entry.clone(), attributes, blobs })))
+                };
+                drop(answer.send(stored.await));
+            }
+        });
+        let each: Vec<_> = each.collect();
+        // The repositories alone have the contents now, and the last of them gives the memory back.
+        drop((small, tags));
+        join_all(each).await;
     }
 
     /// What the contents of an object that is read in ranges are compared with: what the answers carry, or else what the
@@ -388,46 +452,12 @@ impl Objects {
         }))
     }
 
-    async fn get(&self, entry: &Entry, range: Option<Range<u64>>) -> Result<Get> {
-        get(&*self.bucket, entry, range).await
-    }
-
-    async fn body(&self, entry: &Entry, body: Body, length: u64) -> Result<Bytes> {
-        bytes(&*self.bucket, entry, body, length).await
-    }
-
     fn wrong(&self, entry: &Entry, detail: &str) -> Error {
         wrong(&*self.bucket, entry, detail)
     }
 
-    /// The writer has taken in as many bytes as the object has.
-    fn whole(&self, entry: &Entry, contents: Contents) -> Result<Vec<Id>> {
-        if contents.size == entry.size {
-            return Ok(contents.blobs);
-        }
-        Err(Error::Broken(format!("{} bytes of {} were stored as {}", entry.size, entry.key, contents.size)))
-    }
-
-    /// Adds tags to what was stored.
-    async fn stored(&self, entry: Entry, mut attributes: Attributes, blobs: Vec<Id>) -> Result<Read> {
-        if attributes.missing_meta > 0 {
-            let detail = format!("{} entries of its metadata cannot be expressed", attributes.missing_meta);
-            self.exceptions.add(ExceptionKind::AttributeLost, &entry.key, detail);
-        }
-        if attributes.class.is_none() {
-            attributes.class = entry.class.as_deref().map(Into::into);
-        }
-        attributes.tags = match self.tags(&entry.key, &attributes).await {
-            Ok(tags) => tags,
-            Err(Error::Source(error)) if error.kind == ErrorKind::NoSuchKey => return Ok(Read::Vanished),
-            Err(error) => return Err(error),
-        };
-        attributes.tag_count = None;
-        Ok(Read::Stored(Box::new(Stored { entry, attributes, blobs })))
-    }
-
     /// The tags; `None` if they cannot be known.
-    async fn tags(&self, key: &Key, attributes: &Attributes) -> Result<Option<Tags>> {
+    async fn tags(&self, key: &Key, attributes: &Attributes, wanted: &[usize]) -> Result<Option<Tags>> {
         if let Some(tags) = &attributes.tags {
             return Ok(Some(tags.clone()));
         }
@@ -440,13 +470,13 @@ impl Objects {
         if attributes.tag_count.is_none() {
             // Without the permission to read tags, the store says of no object that it has some: one object is asked.
             let mut probed = None;
-            let readable = self.tags_are_readable(key, &mut probed).await?;
+            let readable = self.tags_are_readable(key, wanted, &mut probed).await?;
             return Ok(readable.then(|| probed.unwrap_or_default()));
         }
         match self.read_tags(key).await {
             Ok(tags) => Ok(Some(tags)),
             Err(Error::Source(error)) if refused(&error) => {
-                self.exceptions.add(ExceptionKind::AttributeLost, key, error);
+                wanted.iter().for_each(|sink| self.sinks[*sink].lost(key, &error.to_string()));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -454,22 +484,22 @@ impl Objects {
     }
 
     /// Whether tags can be read at all: the first object that it depends on is asked for `its` own.
-    async fn tags_are_readable(&self, key: &Key, its: &mut Option<Tags>) -> Result<bool> {
+    async fn tags_are_readable(&self, key: &Key, wanted: &[usize], its: &mut Option<Tags>) -> Result<bool> {
         let probe = async {
             match self.read_tags(key).await {
                 Ok(tags) => {
                     *its = Some(tags);
-                    Ok(true)
+                    Ok(None)
                 }
-                Err(Error::Source(error)) if refused(&error) => {
-                    let detail = format!("tags cannot be read of any object: {error}");
-                    self.exceptions.add(ExceptionKind::AttributeLost, key, detail);
-                    Ok(false)
-                }
+                Err(Error::Source(error)) if refused(&error) => Ok(Some(error.to_string())),
                 Err(error) => Err(error),
             }
         };
-        Ok(*self.tags_readable.get_or_try_init(|| probe).await?)
+        let refused = self.tags_refused.get_or_try_init(|| probe).await?;
+        if let Some(why) = refused {
+            wanted.iter().for_each(|sink| self.sinks[*sink].without_tags(key, why));
+        }
+        Ok(refused.is_none())
     }
 
     async fn read_tags(&self, key: &Key) -> Result<Tags> {
@@ -533,46 +563,4 @@ pub(crate) fn join<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T> {
         Ok(panic) => std::panic::resume_unwind(panic),
         Err(_) => Error::Cancelled,
     })
-}
-
-/// Waits for a read.
-pub(crate) async fn finished(reading: Reading) -> Result<Read> {
-    join(reading.await).flatten()
-}
-
-/// Gathers bodies into batches until nobody sends any more.
-async fn batch(writer: Writer, mut pieces: mpsc::Receiver<Piece>) {
-    while let Some(first) = pieces.recv().await {
-        let mut bytes = first.bytes.len();
-        let mut all = vec![first];
-        let deadline = tokio::time::Instant::now() + LINGER;
-        while all.len() < BATCH.0 && bytes < BATCH.1 {
-            // The timer is asked only when nothing is there.
-            let next = match pieces.try_recv() {
-                Ok(piece) => Some(piece),
-                Err(_) => tokio::time::timeout_at(deadline, pieces.recv()).await.ok().flatten(),
-            };
-            let Some(piece) = next else { break };
-            bytes += piece.bytes.len();
-            all.push(piece);
-        }
-        // Whoever waits for these pieces asks the writer why they were dropped.
-        let Ok(permit) = writer.permit(bytes).await else { return };
-        let (mut answers, mut bodies) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
-        for piece in all {
-            answers.push(piece.answer);
-            bodies.push((piece.bytes, piece.memory));
-        }
-        let ticket = writer.batch(permit, move |batch| {
-            bodies.into_iter().for_each(|(bytes, _memory)| batch.add_bytes(bytes));
-        });
-        tokio::spawn(async move {
-            let Ok(contents) = ticket.await else { return };
-            for (answer, contents) in answers.into_iter().zip(contents) {
-                if let Ok(contents) = contents {
-                    let _ = answer.send(contents);
-                }
-            }
-        });
-    }
 }

@@ -4,6 +4,8 @@
 //! to add. What restic 0.19.1 does is therefore what this does, down to the order of attributes; where the
 //! project's rules say otherwise (files that vanish, sources that shrink) rules.md wins.
 
+mod destination;
+mod files;
 mod frame;
 mod list;
 mod previous;
@@ -18,39 +20,48 @@ use std::sync::{Arc, Condvar, Mutex};
 use cistern_bucket::{Address, Class, Key};
 use cistern_repository::node::mode;
 use cistern_repository::{BlobKind, Id, Node, NodeKind, Snapshot, Time};
+use futures::future::join_all;
 use rustix::fs::{CWD, Mode, OFlags, Stat};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use self::destination::{Destination, Open, Outcome, Place};
 use self::frame::Frame;
 use self::previous::Previous;
 use self::read::{Held, Reading};
-use self::walk::{Job, Outcome, Walk, Walker, lock};
+use self::walk::{Entry, Job as Work, Walk, Walker, lock};
 use crate::backup::guard;
 use crate::backup::session::{Counts, Sealed, Session};
+use crate::backup::several::{Job, Refused};
 use crate::posix::{Accounts, Opener, Style, XattrReader, device, inode, kind, status};
 use crate::select::{Select, clean};
 use crate::snapshots::Run;
-use crate::{Backup, BackupReport, Cx, Error, ExceptionKind, Part, Phase, Proof, Result};
+use crate::{Backup, BackupReport, Error, ExceptionKind, Part, Phase, Proof, Result};
 
 /// Most threads that walk: more of them wait for each other more than for the disk.
 const MOST_WALKERS: usize = 8;
 
-/// Backs up the directory (or the one file) at `path`.
-///
-/// # Errors
-/// As [`backup::run`](crate::backup::run).
-pub(super) async fn run(task: &Backup, path: &Path, cx: &Cx) -> Result<BackupReport> {
-    let source = Source::find(task, path)?;
-    let select = Select::new(&task.selection)?;
-    let session = Session::open(task, cx).await?;
-    match save(&session, source, select).await {
-        Ok(sealed) => session.finish(vec![sealed], None).await,
-        Err(error) => {
-            session.abort().await;
-            Err(error)
-        }
-    }
+/// Backs up the directory (or the one file) at `path`, which the jobs have in common.
+pub(super) async fn run(jobs: &[Job], path: &Path) -> Vec<Result<BackupReport>> {
+    let all = |error: Error| error.for_all(jobs.len()).into_iter().map(Err).collect();
+    let task = &jobs[0].task;
+    let (source, select) = match (Source::find(task, path), Select::new(&task.selection)) {
+        (Ok(source), Ok(select)) => (source, select),
+        (Err(error), _) | (_, Err(error)) => return all(error),
+    };
+    let reading = Reading {
+        opener: Opener::new(),
+        style: Style {
+            accounts: Accounts::load(),
+            with_atime: task.with_atime,
+            without_inode: task.ignore_inode || task.mount,
+            of_bucket: task.mount,
+        },
+        pool: Arc::default(),
+    };
+    let opened = join_all(jobs.iter().map(|job| Opened::open(job, &source, &reading.style))).await;
+    let (opened, refused) = Refused::sift(opened);
+    refused.merge(save(source, reading, select, opened).await)
 }
 
 /// What is backed up, and where it goes in the snapshot.
@@ -113,53 +124,131 @@ fn shown(path: &Path) -> String {
     Key::new(path.as_os_str().as_bytes()).to_string()
 }
 
-/// Walks the source, and says what its snapshot is to hold.
-async fn save(session: &Session, source: Source, select: Select) -> Result<Sealed> {
-    let root = source.root();
-    let run = session.parent(&root)?;
-    let baseline = session.baseline(&root);
-    let parent = run.as_ref().map(|run| run.parts[0].clone());
-    let reading = Reading {
-        opener: Opener::new(),
-        style: Style {
-            accounts: Accounts::load(),
-            with_atime: session.task.with_atime,
-            without_inode: session.task.ignore_inode,
-        },
-        pool: Arc::default(),
-    };
-    let previous = previous_nodes(session, &source, parent.as_ref()).await;
-    let above = frames_above(session, &source, &reading.style, &previous);
-    let start = Start { above, previous: previous.into_iter().next_back().flatten(), source };
-    let walk = Arc::new(prepare(session, &start.source, reading, select, parent.as_ref())?);
-    let start = Arc::new(start);
-    session.meter.enter(Phase::Copying);
-    let outcome = work(session, walk, start.clone()).await?;
-    session.meter.totals_final();
-    let tree = outcome.root.ok_or_else(|| Error::Broken("the walk ended without a root".into()))?;
-    let name = shown(&start.source.path);
-    let known = files_in(session, &start.source, run.as_ref(), Some(&outcome)).await?;
-    let before = match baseline == run {
-        true => known,
-        false => files_in(session, &start.source, baseline.as_ref(), None).await?,
-    };
-    let empty = start.source.is_directory() && outcome.entries == 0;
-    guard::check(&session.task, &name, before, [], outcome.listed, empty)?;
-    if let Some(detail) = guard::too_many_vanished(&session.counts, outcome.listed) {
-        let source = std::io::Error::new(std::io::ErrorKind::NotFound, detail);
-        return Err(Error::File { doing: "reading", path: name, source });
+/// A repository that takes part.
+struct Opened {
+    session: Session,
+    /// The run to compare with.
+    run: Option<Run>,
+    /// The run that tells how much the source held.
+    baseline: Option<Run>,
+    /// The directory above the source.
+    above: Arc<Frame>,
+    /// What the parent has of the source itself.
+    previous: Option<Box<Node>>,
+    /// Device and inode of what must not be backed up: the repository itself, its cache.
+    skip: Vec<(u64, u64)>,
+}
+
+impl Opened {
+    async fn open(Job { task, cx }: &Job, source: &Source, style: &Style) -> Result<Opened> {
+        let session = Session::open(task, cx).await?;
+        match cx.unless_cancelled(Opened::prepare(&session, source, style)).await {
+            Ok((run, baseline, above, previous, skip)) => {
+                Ok(Opened { session, run, baseline, above, previous, skip })
+            }
+            Err(error) => {
+                session.abort().await;
+                Err(error)
+            }
+        }
     }
-    Counts::add(&session.counts.deleted, known.saturating_sub(outcome.matched));
-    let proof = Proof { keys: outcome.listed, bytes: outcome.tally.bytes, ..Proof::default() };
-    Ok(Sealed {
-        tree,
-        paths: vec![root],
-        parent: parent.as_ref().map(|(id, _)| *id),
-        parent_tree: parent.as_ref().map(|(_, snapshot)| snapshot.tree),
-        tags: Vec::new(),
-        tally: outcome.tally,
-        part: Part { proof, ..Part::default() },
-    })
+
+    async fn prepare(
+        session: &Session,
+        source: &Source,
+        style: &Style,
+    ) -> Result<(Option<Run>, Option<Run>, Arc<Frame>, Option<Box<Node>>, Vec<(u64, u64)>)> {
+        let skip = places_of(session);
+        if skip.contains(&(device(&source.stat), inode(&source.stat))) {
+            return Err(Error::Invalid("the source is the repository itself, or its cache".into()));
+        }
+        let root = source.root();
+        let run = session.parent(&root)?;
+        let baseline = session.baseline(&root);
+        let parent = run.as_ref().map(|run| &run.parts[0]);
+        let previous = previous_nodes(session, source, parent).await;
+        let above = frames_above(session, source, style, &previous);
+        if let Some(summary) = parent.and_then(|(_, snapshot)| snapshot.summary.as_ref()) {
+            session.meter.objects_total.store(summary.total_files_processed, Relaxed);
+            session.meter.bytes_total.store(summary.total_bytes_processed, Relaxed);
+        }
+        session.meter.enter(Phase::Copying);
+        Ok((run, baseline, above, previous.into_iter().next_back().flatten(), skip))
+    }
+
+    fn parent(&self) -> Option<&(Id, Snapshot)> {
+        self.run.as_ref().map(|run| &run.parts[0])
+    }
+
+    /// Makes visible what the walk found, unless something is wrong.
+    async fn finish(self, source: &Source, outcome: Result<Outcome>) -> Result<BackupReport> {
+        let sealed = match outcome {
+            Ok(outcome) => self.seal(source, outcome).await,
+            Err(error) => Err(error),
+        };
+        match sealed {
+            Ok(sealed) => self.session.finish(vec![sealed], None).await,
+            Err(error) => {
+                self.session.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Says what the snapshot is to hold.
+    async fn seal(&self, source: &Source, outcome: Outcome) -> Result<Sealed> {
+        let session = &self.session;
+        session.meter.totals_final();
+        let tree = outcome.root.ok_or_else(|| Error::Broken("the walk ended without a root".into()))?;
+        let name = shown(&source.path);
+        let known = files_in(session, source, self.run.as_ref(), Some(&outcome)).await?;
+        let before = match self.baseline == self.run {
+            true => known,
+            false => files_in(session, source, self.baseline.as_ref(), None).await?,
+        };
+        let empty = source.is_directory() && outcome.entries == 0;
+        guard::check(&session.task, &name, before, [], outcome.listed, empty)?;
+        if let Some(detail) = guard::too_many_vanished(&session.counts, outcome.listed) {
+            let source = std::io::Error::new(std::io::ErrorKind::NotFound, detail);
+            return Err(Error::File { doing: "reading", path: name, source });
+        }
+        Counts::add(&session.counts.deleted, known.saturating_sub(outcome.matched));
+        let proof = Proof { keys: outcome.listed, bytes: outcome.tally.bytes, ..Proof::default() };
+        Ok(Sealed {
+            tree,
+            paths: vec![source.root()],
+            parent: self.parent().map(|(id, _)| *id),
+            parent_tree: self.parent().map(|(_, snapshot)| snapshot.tree),
+            tags: Vec::new(),
+            tally: outcome.tally,
+            part: Part { proof, ..Part::default() },
+        })
+    }
+}
+
+/// Walks the source once for all of these repositories, and ends each of them.
+async fn save(
+    source: Source,
+    reading: Reading,
+    select: Select,
+    opened: Vec<Opened>,
+) -> Vec<Result<BackupReport>> {
+    let outcomes = match prepare(&source, reading, select, &opened) {
+        Ok(walk) => work(&source, walk, &opened).await,
+        Err(error) => error.for_all(opened.len()).into_iter().map(Err).collect(),
+    };
+    join_all(opened.into_iter().zip(outcomes).map(|(one, outcome)| one.finish(&source, outcome))).await
+}
+
+/// The directories of this machine that a repository and its cache lie in.
+fn places_of(session: &Session) -> Vec<(u64, u64)> {
+    let mut places = Vec::new();
+    if let Address::Directory(path) = &session.task.repository {
+        places.push(path.clone());
+    }
+    places.extend(session.repository.options().cache.clone());
+    let stats = places.iter().filter_map(|path| rustix::fs::stat(path).ok());
+    stats.map(|stat| (device(&stat), inode(&stat))).collect()
 }
 
 /// The parent snapshot's nodes of the names on the way to the source, as far as it has them.
@@ -238,26 +327,7 @@ fn frames_above(
 }
 
 /// Everything that the threads of the walk share.
-fn prepare(
-    session: &Session,
-    source: &Source,
-    reading: Reading,
-    select: Select,
-    parent: Option<&(Id, Snapshot)>,
-) -> Result<Walk> {
-    let mut skip = Vec::new();
-    if let Address::Directory(path) = &session.task.repository {
-        skip.push(path.clone());
-    }
-    skip.extend(session.repository.options().cache.clone());
-    let skip: Vec<(u64, u64)> = skip
-        .iter()
-        .filter_map(|path| rustix::fs::stat(path).ok())
-        .map(|stat| (device(&stat), inode(&stat)))
-        .collect();
-    if skip.contains(&(device(&source.stat), inode(&source.stat))) {
-        return Err(Error::Invalid("the source is the repository itself, or its cache".into()));
-    }
+fn prepare(source: &Source, reading: Reading, select: Select, opened: &[Opened]) -> Result<Walk> {
     let held = Arc::default();
     let root = match source.is_directory() {
         true => {
@@ -267,63 +337,51 @@ fn prepare(
         }
         false => None,
     };
-    let estimate = parent.and_then(|(_, snapshot)| snapshot.summary.as_ref());
-    if let Some(summary) = estimate {
-        session.meter.objects_total.store(summary.total_files_processed, Relaxed);
-        session.meter.bytes_total.store(summary.total_bytes_processed, Relaxed);
-    }
+    let destination = |one: &Opened| {
+        let estimated = one.parent().is_some_and(|(_, snapshot)| snapshot.summary.is_some());
+        Destination::of(&one.session, !estimated)
+    };
+    let task = opened.first().map(|one| &one.session.task);
     Ok(Walk {
         root,
         prefix: match source.path.as_os_str().as_bytes() {
             b"/" => Box::default(),
             path => path.into(),
         },
-        only_device: session.task.one_file_system.then(|| device(&source.stat)),
-        skip,
+        only_device: task.is_some_and(|task| task.one_file_system).then(|| device(&source.stat)),
+        skip: opened.iter().flat_map(|one| one.skip.clone()).collect(),
         select,
-        ignore_inode: session.task.ignore_inode,
+        ignore_inode: task.is_some_and(|task| task.ignore_inode || task.mount),
         reading: Arc::new(reading),
-        reader: session.reader.clone(),
-        index: session.index.clone(),
-        writer: session.writer.clone(),
-        meter: session.meter.clone(),
-        exceptions: session.exceptions.clone(),
-        counts: session.counts.clone(),
-        count_totals: estimate.is_none(),
+        destinations: opened.iter().map(destination).collect(),
         runtime: Handle::current(),
         held,
         jobs: Mutex::default(),
         wake: Condvar::new(),
         stop: AtomicBool::new(false),
-        failure: Mutex::default(),
-        outcome: Mutex::default(),
     })
 }
 
 /// Where the walk begins.
 struct Start {
-    source: Source,
-    above: Arc<Frame>,
-    previous: Option<Box<Node>>,
+    path: PathBuf,
+    stat: Stat,
+    /// Name in the snapshot; `None` is the snapshot's root itself.
+    name: Option<Box<[u8]>>,
+    places: Vec<Place>,
 }
 
 impl Start {
     /// Gives the first job.
-    fn begin(&self, walker: &mut Walker<'_>, walk: &Walk) -> Result<()> {
-        let name = self.source.names.last();
-        if self.source.is_directory() {
-            lock(&walk.jobs).push(Job::Directory {
-                above: self.above.clone(),
-                path: Box::default(),
-                name: name.cloned(),
-                owner: self.source.stat.st_uid,
-                passage: false,
-                previous: self.previous.clone(),
-            });
+    fn begin(self, walker: &mut Walker<'_>, walk: &Walk) -> Result<()> {
+        let Start { path, stat, name, places } = self;
+        if kind(&stat) == NodeKind::Dir {
+            let first =
+                Work::Directory { places, path: Box::default(), name, owner: stat.st_uid, passage: false };
+            lock(&walk.jobs).push(first);
             return Ok(());
         }
-        let path = &self.source.path;
-        let failed = |source| Error::File { doing: "reading", path: shown(path), source };
+        let failed = |source| Error::File { doing: "reading", path: shown(&path), source };
         let (Some(above), Some(own), Some(name)) = (path.parent(), path.file_name(), name) else {
             return Err(Error::Broken("a file that lies in no directory".into()));
         };
@@ -331,19 +389,18 @@ impl Start {
         let directory =
             rustix::fs::open(above, flags, Mode::empty()).map_err(|error| failed(error.into()))?;
         let directory = Held::new(directory, &walk.held);
-        walker.only(
-            &self.above,
-            &directory,
-            own.as_bytes(),
-            name,
-            &self.source.stat,
-            self.previous.as_deref(),
-        )
+        let open = |Place { side, above, previous }: Place| Open {
+            found: previous.map(|node| (*node, 0..0)),
+            ..Open::new(side, above, Previous::default())
+        };
+        let mut open: Vec<Open> = places.into_iter().map(open).collect();
+        let (name, shown) = (own.as_bytes(), Some(&*name));
+        walker.only(Entry { directory: &directory, above: b"", name, shown, stat: &stat }, &mut open)
     }
 }
 
 /// Lets threads walk until everything is stored, something fails, or somebody asks to stop.
-async fn work(session: &Session, walk: Arc<Walk>, start: Arc<Start>) -> Result<Outcome> {
+async fn work(source: &Source, walk: Walk, opened: &[Opened]) -> Vec<Result<Outcome>> {
     /// Threads must not outlive whoever wanted their work.
     struct StopOnDrop(Arc<Walk>);
     impl Drop for StopOnDrop {
@@ -351,7 +408,21 @@ async fn work(session: &Session, walk: Arc<Walk>, start: Arc<Start>) -> Result<O
             self.0.stop();
         }
     }
-    let walkers = session.repository.options().workers.clamp(1, MOST_WALKERS);
+    let all = |error: Error| error.for_all(opened.len()).into_iter().map(Err).collect();
+    let Some(Opened { session: first, .. }) = opened.first() else { return Vec::new() };
+    let place = |(side, one): (usize, &Opened)| Place {
+        side,
+        above: one.above.clone(),
+        previous: one.previous.clone(),
+    };
+    let start = Start {
+        path: source.path.clone(),
+        stat: source.stat,
+        name: source.names.last().cloned(),
+        places: opened.iter().enumerate().map(place).collect(),
+    };
+    let walk = Arc::new(walk);
+    let walkers = first.repository.options().workers.clamp(1, MOST_WALKERS);
     let guard = StopOnDrop(walk.clone());
     let (done, mut over) = oneshot::channel();
     let threads = move || {
@@ -365,35 +436,31 @@ async fn work(session: &Session, walk: Arc<Walk>, start: Arc<Start>) -> Result<O
             }
             first.run();
         });
-        let outcome = std::mem::take(&mut *lock(&walk.outcome));
-        let failure = lock(&walk.failure).take();
-        // The threads' own handles to the writer have to be gone before the writer can end.
-        drop((walk, start));
-        drop(done.send((outcome, failure)));
+        let outcomes = walk.destinations.iter().map(Destination::take).collect();
+        // The threads' own handles to the writers have to be gone before the writers can end.
+        drop(walk);
+        drop(done.send(outcomes));
     };
-    std::thread::Builder::new().name("cistern-walk".into()).spawn(threads).map_err(|source| Error::File {
-        doing: "starting a thread for",
-        path: "the walk".into(),
-        source,
-    })?;
+    let thread = std::thread::Builder::new().name("cistern-walk".into()).spawn(threads);
+    if let Err(source) = thread {
+        return all(Error::File { doing: "starting a thread for", path: "the walk".into(), source });
+    }
     let mut cancelled = false;
-    let over = tokio::select! {
+    let over: Result<Vec<_>, _> = tokio::select! {
         over = &mut over => over,
-        () = session.cx.cancel.cancelled() => {
+        () = first.cx.cancel.cancelled() => {
             cancelled = true;
             guard.0.stop();
-            if let Some(writer) = &session.writer {
-                // A thread may be waiting for memory that only an upload would give back.
-                writer.clone().abort().await;
-            }
+            // A thread may be waiting for memory that only an upload would give back.
+            let writers = opened.iter().filter_map(|one| one.session.writer.clone());
+            join_all(writers.map(|writer| writer.abort())).await;
             over.await
         }
     };
-    let (outcome, failure) = over.map_err(|_| Error::Broken("a thread of the walk panicked".into()))?;
-    match failure {
-        _ if cancelled => Err(Error::Cancelled),
-        Some(error) => Err(error),
-        None => Ok(outcome),
+    match over {
+        Err(_) => all(Error::Broken("a thread of the walk panicked".into())),
+        Ok(_) if cancelled => all(Error::Cancelled),
+        Ok(outcomes) => outcomes,
     }
 }
 

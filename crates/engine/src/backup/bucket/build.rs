@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::directory::{Child, Store, tree};
 use super::past::PastPart;
 use super::walk::{Fate, Object, Step};
-use crate::backup::content::{Read, Reading, Stored, finished, join};
+use crate::backup::content::{Read, Reading, Stored};
 use crate::backup::session::{Collector, Counts, Sealed, Tally};
 use crate::fidelity::{self, Description, Layout, is_escaped, name, set_value, side_file, side_name};
 use crate::parts::{Bounds, PartInfo, Splits};
@@ -199,7 +199,7 @@ impl Builder {
             }
             Fate::Same { place, side, tags } => {
                 let tags = match tags {
-                    Some(reading) => join(reading.await).flatten()?,
+                    Some(reading) => reading.finished().await?,
                     None => None,
                 };
                 let tagged = tags.and_then(|tags| tagged(&entry, place.node(), tags));
@@ -243,12 +243,12 @@ impl Builder {
     }
 
     /// What was read; `None` if there is nothing to keep.
-    async fn stored(&self, entry: &Entry, reading: Option<Reading>) -> Result<Option<Stored>> {
+    async fn stored(&self, entry: &Entry, reading: Option<Reading<Read>>) -> Result<Option<Stored>> {
         let Some(reading) = reading else {
             let attributes = Attributes { tags: Some(Tags::new()), ..Attributes::default() };
             return Ok(Some(Stored { entry: entry.clone(), attributes, blobs: Vec::new() }));
         };
-        match finished(reading).await? {
+        match reading.finished().await? {
             Read::Stored(stored) => Ok(Some(*stored)),
             Read::Vanished => {
                 Counts::add(&self.needs.counts.vanished, 1);

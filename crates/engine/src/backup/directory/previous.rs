@@ -1,14 +1,20 @@
 //! The parent's tree of one directory, read in step with the directory's sorted names.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use bytes::Bytes;
 use cistern_repository::{Id, Node, NodeKind, Result, TreeReader};
 
+use crate::fidelity::is_side;
+
 /// A cursor over the nodes of a tree that the parent snapshot has for a directory.
 #[derive(Default)]
 pub(super) struct Previous {
+    blob: Bytes,
     reader: Option<TreeReader<Bytes>>,
+    /// The side files, wherever their names stand, once somebody has asked for one.
+    sides: Option<HashMap<Box<[u8]>, (Node, Range<u32>)>>,
     next: Option<(Node, Range<u32>)>,
     /// Files that were passed over: the directory does not have them any more.
     pub files_gone: u64,
@@ -22,7 +28,8 @@ impl Previous {
     /// # Errors
     /// The blob is no tree.
     pub fn new(blob: Bytes) -> Result<Self> {
-        let mut previous = Previous { reader: Some(TreeReader::new(blob)?), ..Previous::default() };
+        let reader = Some(TreeReader::new(blob.clone())?);
+        let mut previous = Previous { blob, reader, ..Previous::default() };
         previous.advance()?;
         Ok(previous)
     }
@@ -46,6 +53,24 @@ impl Previous {
         Ok(None)
     }
 
+    /// The node of a side file by its name, and where its text lies; it does not have to be asked for in order.
+    ///
+    /// # Errors
+    /// The tree is damaged.
+    pub fn side(&mut self, name: &[u8]) -> Result<Option<(Node, Range<u32>)>> {
+        if self.sides.is_none() {
+            let mut sides = HashMap::new();
+            let mut reader = TreeReader::new(self.blob.clone())?;
+            while let Some((node, span)) = reader.next_node()? {
+                if is_side(&node) {
+                    sides.insert(node.name.clone(), (node, span));
+                }
+            }
+            self.sides = Some(sides);
+        }
+        Ok(self.sides.as_ref().and_then(|sides| sides.get(name).cloned()))
+    }
+
     /// Passes over whatever is left.
     ///
     /// # Errors
@@ -65,7 +90,7 @@ impl Previous {
     fn pass(&mut self) -> Result<()> {
         if let Some((node, _)) = self.next.take() {
             match node.kind {
-                NodeKind::File => self.files_gone += 1,
+                NodeKind::File => self.files_gone += u64::from(!is_side(&node)),
                 NodeKind::Dir => self.trees_gone.extend(node.subtree),
                 _ => (),
             }

@@ -1,15 +1,17 @@
 //! Reads files: small ones on the workers that store them, many at a time; large ones piece by piece.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use cistern_repository::{Contents, Node, NodeKind, Permit, Ticket, Writer};
+use cistern_repository::{Contents, FileWriter, Node, NodeKind, Permit, Ticket, Writer};
 use rustix::buffer::spare_capacity;
 
 use super::frame::Frame;
+use super::walk::below;
 use crate::posix::{Opener, Style, XattrReader, kind};
 
 /// Files of this many bytes and more are read piece by piece.
@@ -51,8 +53,8 @@ impl AsFd for Held {
 
 /// A file that is to be read.
 pub(super) struct Wanted {
-    /// The directory of the snapshot that it belongs to.
-    pub frame: Arc<Frame>,
+    /// The repositories that want it, at least one.
+    pub wants: Vec<Want>,
     /// The directory that it lies in.
     pub directory: Arc<Held>,
     /// Its name in there.
@@ -63,8 +65,36 @@ pub(super) struct Wanted {
     pub owner: u32,
     /// Its length when it was found.
     pub size: u64,
+}
+
+/// What one repository has to do with a file that is to be read.
+#[derive(Clone)]
+pub(super) struct Want {
+    /// Number of the repository.
+    pub side: usize,
+    /// The directory of the snapshot that it belongs to.
+    pub frame: Arc<Frame>,
     /// The parent snapshot's node.
     pub previous: Option<Box<Node>>,
+}
+
+impl Wanted {
+    /// Its path below the source.
+    pub fn path(&self) -> Vec<u8> {
+        let above = self.wants.first().map_or(&b""[..], |want| &want.frame.path);
+        below(above, &self.name, self.shown.as_deref())
+    }
+
+    /// The same for one repository alone.
+    pub fn of(&self, side: usize) -> Wanted {
+        Wanted {
+            wants: self.wants.iter().filter(|want| want.side == side).cloned().collect(),
+            directory: self.directory.clone(),
+            name: self.name.clone(),
+            shown: self.shown.clone(),
+            ..*self
+        }
+    }
 }
 
 /// What is known of a file once it was opened.
@@ -102,6 +132,9 @@ impl Reading {
         }
         let mut lost = Vec::new();
         let mut node = self.style.node(wanted.shown.as_ref().unwrap_or(&wanted.name), &stat);
+        if self.style.of_bucket {
+            return Ok((file, Found { node, lost }));
+        }
         match xattrs.of_open(file.as_fd(), |name, error| lost.push((name.to_owned(), error))) {
             Ok(found) => node.xattrs = found,
             Err(error) => lost.push((String::new(), error)),
@@ -118,11 +151,20 @@ pub(super) struct Gathering {
     directories: usize,
 }
 
-/// A batch that a worker has.
+/// A batch that workers have.
 pub(super) struct Batched {
     pub files: Arc<Vec<Wanted>>,
     pub found: Arc<Mutex<Vec<Option<Found>>>>,
-    pub ticket: Ticket<Vec<io::Result<Contents>>>,
+    /// For each repository the numbers of the files that it stores, and its answer.
+    pub tickets: Vec<(usize, Vec<usize>, Ticket<Vec<io::Result<Contents>>>)>,
+}
+
+/// A batch that was read for several repositories.
+pub(super) struct InMemory {
+    pub batched: Batched,
+    bytes: Bytes,
+    /// Where each file lies.
+    spans: Vec<Range<usize>>,
 }
 
 impl Gathering {
@@ -146,11 +188,10 @@ impl Gathering {
         self.files.is_empty()
     }
 
-    /// Sends what was gathered to a worker, as soon as the memory for it is free.
-    pub fn send(&mut self, writer: &Writer, reading: &Arc<Reading>) -> cistern_repository::Result<Batched> {
-        let gathered = std::mem::take(self);
-        let permit: Permit = writer.permit_blocking(gathered.bytes as usize)?;
-        let files = Arc::new(gathered.files);
+    /// Lets a worker of the one repository read and store what was gathered, as soon as the memory for it is free.
+    pub fn send(self, writer: &Writer, reading: &Arc<Reading>) -> cistern_repository::Result<Batched> {
+        let permit: Permit = writer.permit_blocking(self.bytes as usize)?;
+        let files = Arc::new(self.files);
         let found = Arc::new(Mutex::new(Vec::new()));
         let (reading, to_read, to_fill) = (reading.clone(), files.clone(), found.clone());
         let ticket = writer.batch(permit, move |batch| {
@@ -168,7 +209,57 @@ impl Gathering {
             }
             *to_fill.lock().unwrap_or_else(PoisonError::into_inner) = found;
         });
-        Ok(Batched { files, found, ticket })
+        let tickets = vec![(0, (0..files.len()).collect(), ticket)];
+        Ok(Batched { files, found, tickets })
+    }
+
+    /// Reads what was gathered into memory, from which several repositories can store it; yields what could not be read
+    /// as well.
+    pub fn read(self, reading: &Reading, xattrs: &mut XattrReader) -> (InMemory, Vec<(Wanted, io::Error)>) {
+        let mut buffer = Vec::with_capacity(self.bytes as usize + self.files.len());
+        let (mut files, mut found, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+        let mut failed = Vec::new();
+        let mut growth = GROWTH;
+        for wanted in self.files {
+            let start = buffer.len();
+            let read = reading.open(&wanted, xattrs).and_then(|(file, what)| {
+                read_bounded(&file, &mut buffer, wanted.size as usize, &mut growth)?;
+                Ok(what)
+            });
+            match read {
+                Ok(what) => {
+                    found.push(Some(what));
+                    spans.push(start..buffer.len());
+                    files.push(wanted);
+                }
+                Err(error) => {
+                    buffer.truncate(start);
+                    failed.push((wanted, error));
+                }
+            }
+        }
+        let (files, found) = (Arc::new(files), Arc::new(Mutex::new(found)));
+        let batched = Batched { files, found, tickets: Vec::new() };
+        (InMemory { batched, bytes: buffer.into(), spans }, failed)
+    }
+}
+
+impl InMemory {
+    /// Lets a worker of one of the repositories store what that repository wants, as soon as the memory for it is free.
+    pub fn store(&mut self, side: usize, writer: &Writer) -> cistern_repository::Result<()> {
+        let wants = |number: &usize| self.batched.files[*number].wants.iter().any(|want| want.side == side);
+        let numbers: Vec<usize> = (0..self.batched.files.len()).filter(wants).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let spans = numbers.iter().map(|number| self.spans[*number].clone());
+        let files: Vec<Bytes> = spans.map(|span| self.bytes.slice(span)).collect();
+        let permit = writer.permit_blocking(files.iter().map(Bytes::len).sum())?;
+        let ticket = writer.batch(permit, move |batch| {
+            files.into_iter().for_each(|file| batch.add_bytes(file));
+        });
+        self.batched.tickets.push((side, numbers, ticket));
+        Ok(())
     }
 }
 
@@ -201,22 +292,26 @@ fn read_whole(file: &OwnedFd, buffer: &mut Vec<u8>, limit: usize) -> io::Result<
 pub(super) enum Broken {
     /// The file could not be read.
     File(io::Error),
-    /// The repository failed.
-    Repository(cistern_repository::Error),
-    /// Somebody asked to stop.
+    /// Somebody asked to stop, or nobody wants it any more.
     Stopped,
+}
+
+/// A repository that a large file is read into, until it fails.
+pub(super) struct Out {
+    /// Number of the repository.
+    pub side: usize,
+    pub file: cistern_repository::Result<FileWriter>,
 }
 
 /// Reads a large file to its end. `go_on` is asked, and told the number of bytes, before each piece.
 pub(super) fn read_large(
     wanted: &Wanted,
     reading: &Reading,
-    writer: &Writer,
+    outs: &mut [Out],
     xattrs: &mut XattrReader,
     mut go_on: impl FnMut(u64) -> bool,
-) -> Result<(Found, Ticket<Contents>), Broken> {
+) -> Result<Found, Broken> {
     let (file, found) = reading.open(wanted, xattrs).map_err(Broken::File)?;
-    let mut out = writer.file();
     loop {
         let mut piece = reading.pool.take();
         let mut end = false;
@@ -231,10 +326,20 @@ pub(super) fn read_large(
             return Err(Broken::Stopped);
         }
         if !piece.is_empty() {
-            out.push_blocking(reading.pool.lend(piece)).map_err(Broken::Repository)?;
+            let piece = reading.pool.lend(piece);
+            for out in &mut *outs {
+                if let Ok(file) = &mut out.file
+                    && let Err(error) = file.push_blocking(piece.clone())
+                {
+                    out.file = Err(error);
+                }
+            }
+        }
+        if outs.iter().all(|out| out.file.is_err()) {
+            return Err(Broken::Stopped);
         }
         if end {
-            return Ok((found, out.finish()));
+            return Ok(found);
         }
     }
 }
