@@ -89,7 +89,9 @@ pub fn place(storage: &Storage, directory: &str, credentials: impl Into<String>)
                 return Err(invalid(format!("the provider {provider} is not supported yet")));
             }
             (provider, ..) => {
-                return Err(invalid(format!("the provider {provider:?} is unknown, or its block is missing")));
+                return Err(invalid(format!(
+                    "the provider {provider:?} is unknown, or its block is missing"
+                )));
             }
         };
     let max_connections = connections.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);

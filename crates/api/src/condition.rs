@@ -72,6 +72,8 @@ kinds! {
     BACKEND_INITIALIZED = "BackendInitialized", "BackendInitializationSucceeded", "BackendInitializationFailed";
     /// Of a BackupStorage: the Secret that it names is there.
     BACKEND_SECRET_FOUND = "BackendSecretFound", "BackendSecretAvailable", "BackendSecretNotAvailable";
+    /// Ours, of a BackupStorage: what its bucket held when it was first opened is in the cluster.
+    REPOSITORIES_SYNCED = "RepositoriesSynced", "RepositoriesSynced", "RepositoriesNotSynced";
     /// Of a Repository: its `repository.yaml` is in the bucket.
     REPOSITORY_INITIALIZED = "RepositoryInitialized", "RepositoryInitializationSucceeded", "RepositoryInitializationFailed";
     /// Of a Snapshot: its YAML is in the bucket.

@@ -10,10 +10,10 @@ use cistern_engine::{OnUnreadable, Overwrite, Selection};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Where a Job's pod finds its document.
-pub const TASK_FILE: &str = "/cistern/task/task.json";
+/// Where a Job's pod finds its document. Not below `/cistern`, which is the program in its image.
+pub const TASK_FILE: &str = "/run/cistern/task/task.json";
 /// Where a Job's pod finds its credentials: `<place>/<key>`.
-pub const CREDENTIALS_DIR: &str = "/cistern/credentials";
+pub const CREDENTIALS_DIR: &str = "/run/cistern/credentials";
 /// Where a target's volume is mounted; also the path of the data in every snapshot.
 pub const DATA_DIR: &str = "/kubestash-data";
 /// Where a Job may write files of its own.

@@ -3,6 +3,8 @@
 //! Groups, names and fields are those that users' manifests have. Hooks, blueprints, batches and verifiers have no
 //! definitions yet, and a field that names one is refused.
 
+#![allow(clippy::duplicated_attributes, reason = "columns of one type are no attributes that stand twice")]
+
 pub mod addon;
 pub mod backup_configuration;
 pub mod backup_session;

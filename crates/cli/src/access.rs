@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use cistern_bucket::{
-    Address, Bucket, ContainerToken, Credentials, Directory, Error, ErrorKind, S3, S3Config, Style, Verb,
-};
+use cistern_bucket::{Address, Bucket, Credentials, Directory, Error, ErrorKind, S3, S3Config, Style, Verb};
 use cistern_engine::Role;
 use cistern_repository::{Compression, Options};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::ambient;
 use crate::args::{BucketStyle, CompressionMode, FromRepository, Global, NewKey};
 use crate::environment::Environment;
 use crate::failure::Failure;
@@ -42,6 +41,16 @@ impl Access {
         let settings = Settings::new(&global, &environment)?;
         let (password, failure) = (tokio::sync::OnceCell::new(), Mutex::new(None));
         Ok(Access { global, environment, settings, password, failure })
+    }
+
+    /// What the environment of this process says.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The credentials of whoever runs us, for a store that has none of its own and, if it is one's own, an endpoint.
+    pub fn ambient(&self, has_endpoint: bool) -> Credentials {
+        ambient::chain(&self.environment, has_endpoint)
     }
 
     /// What a failed run tells the user: why access failed, if it did, else the error.
@@ -229,16 +238,7 @@ impl Access {
         if self.global.store.no_sign_request && role != Role::Repository {
             return Ok(Credentials::Anonymous);
         }
-        let env = |name: &str| self.environment.first(&[name]);
-        let mut chain = Vec::new();
-        let session = || env("AWS_ROLE_SESSION_NAME").unwrap_or_else(|| "cistern".to_owned());
-        if let (Some(id), Some(secret)) = (env("AWS_ACCESS_KEY_ID"), env("AWS_SECRET_ACCESS_KEY")) {
-            chain.push(Credentials::Static {
-                access_key_id: id,
-                secret_access_key: SecretString::from(secret),
-                session_token: env("AWS_SESSION_TOKEN").map(SecretString::from),
-            });
-        }
+        let mut chain: Vec<Credentials> = ambient::keys(&self.environment).into_iter().collect();
         let mut from_profile = Vec::new();
         if let (Some(id), Some(secret)) =
             (profile.get("aws_access_key_id"), profile.get("aws_secret_access_key"))
@@ -253,7 +253,9 @@ impl Access {
             from_profile.push(Credentials::WebIdentity {
                 role_arn: role.to_owned(),
                 token_file: file.into(),
-                session_name: profile.get("role_session_name").map_or_else(session, str::to_owned),
+                session_name: profile
+                    .get("role_session_name")
+                    .map_or_else(|| ambient::session(&self.environment), str::to_owned),
                 sts_endpoint: None,
             });
         }
@@ -270,31 +272,11 @@ impl Access {
             return Err(profile.without_credentials(self.profile_name(role).as_deref().unwrap_or("default")));
         }
         chain.append(&mut from_profile);
-        if let (Some(role), Some(file)) = (env("AWS_ROLE_ARN"), env("AWS_WEB_IDENTITY_TOKEN_FILE")) {
-            chain.push(Credentials::WebIdentity {
-                role_arn: role,
-                token_file: file.into(),
-                session_name: session(),
-                sts_endpoint: env("AWS_ENDPOINT_URL_STS").and_then(|url| Url::parse(&url).ok()),
-            });
-        }
-        let container = env("AWS_CONTAINER_CREDENTIALS_FULL_URI").or_else(|| {
-            env("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").map(|path| format!("http://169.254.170.2{path}"))
-        });
-        if let Some(uri) = container.and_then(|uri| Url::parse(&uri).ok()) {
-            let token_file =
-                env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE").map(|f| ContainerToken::File(f.into()));
-            let token = || {
-                env("AWS_CONTAINER_AUTHORIZATION_TOKEN").map(|t| ContainerToken::Value(SecretString::from(t)))
-            };
-            chain.push(Credentials::Container { uri, authorization: token_file.or_else(token) });
-        }
-        let disabled = env("AWS_EC2_METADATA_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
+        chain.extend(ambient::identity(&self.environment));
         // A store of one's own has no instance metadata of AWS; asking for it would only delay the answer
         // that credentials are missing.
-        if !disabled && (chain.is_empty() || self.endpoint(role).ok().flatten().is_none()) {
-            let endpoint = env("AWS_EC2_METADATA_SERVICE_ENDPOINT").and_then(|url| Url::parse(&url).ok());
-            chain.push(Credentials::InstanceMetadata { endpoint });
+        if chain.is_empty() || self.endpoint(role).ok().flatten().is_none() {
+            chain.extend(ambient::machine(&self.environment));
         }
         Ok(Credentials::Chain(chain))
     }
@@ -458,6 +440,8 @@ fn twin<T>(
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+
+    use cistern_bucket::ContainerToken;
 
     use super::*;
     use crate::args::Cli;

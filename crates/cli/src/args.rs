@@ -270,6 +270,26 @@ pruned.")]
     Completions(Completions),
     /// Print the manual page
     Man,
+    /// Do the work of a Job: what a pod of a cluster runs
+    Job(crate::cluster::args::Job),
+    /// Begin a backup in a cluster: create the BackupSession of a BackupConfiguration's session
+    Trigger(crate::cluster::args::Trigger),
+    /// Look after the backups of a cluster; also `kubectl cistern`, if this program is called kubectl-cistern
+    Cluster(crate::cluster::args::Cluster),
+    /// Run the controllers of a cluster
+    Operator(crate::commands::operator::Operator),
+    /// Check manifests of backups and restores, without a cluster
+    #[command(after_long_help = "\
+Each document of Cistern's kinds is held against its definition and beside the other documents: every field that does
+not exist, cannot be understood or asks for what is not there yet is named, one line each. Documents of other kinds
+(Secrets, claims, volumes, namespaces) count as what the others refer to. What is referred to and is in none of the files
+is noted only, for a cluster may have it; with --strict it is wrong, too.
+
+Exit code 2 says that something is wrong.
+
+Example:
+  cistern validate storage.yaml backup/")]
+    Validate(Validate),
 }
 
 /// Which snapshots are meant.
@@ -914,6 +934,17 @@ pub struct Unlock {
     /// Remove them without asking
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// Checks manifests.
+#[derive(Clone, Debug, Args)]
+pub struct Validate {
+    /// Files, directories with files (*.yaml, *.yml, *.json), or - for standard input
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::AnyPath)]
+    pub files: Vec<PathBuf>,
+    /// Everything that is referred to must be among the documents
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Runs the demo.

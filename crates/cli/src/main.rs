@@ -2,7 +2,9 @@
 
 mod access;
 mod allocator;
+mod ambient;
 mod args;
+mod cluster;
 mod commands;
 mod environment;
 mod failure;
@@ -25,7 +27,7 @@ use crate::environment::Environment;
 use crate::ui::Ui;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(cluster::arguments(std::env::args_os()));
     let yes = match &cli.command {
         Command::Restore(restore) => restore.yes,
         Command::Unlock(unlock) => unlock.yes,
@@ -34,7 +36,8 @@ fn main() -> ExitCode {
         _ => false,
     };
     let ui = Arc::new(Ui::new(&cli.global.output, yes));
-    log(&cli.global.output);
+    // Nobody looks at what a controller prints but in its log.
+    log(&cli.global.output, u8::from(matches!(cli.command, Command::Operator(_))));
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -89,9 +92,9 @@ async fn interrupts(cancel: CancellationToken, ui: Arc<Ui>) {
     std::process::exit(130);
 }
 
-/// The log goes to standard error: warnings, and more with each `-v`.
-fn log(output: &args::Output) {
-    let level = match (output.quiet, output.verbose) {
+/// The log goes to standard error: warnings, and more with each `-v` and for each of `more`.
+fn log(output: &args::Output, more: u8) {
+    let level = match (output.quiet, output.verbose + more) {
         (true, _) => tracing::Level::ERROR,
         (false, 0) => tracing::Level::WARN,
         (false, 1) => tracing::Level::INFO,

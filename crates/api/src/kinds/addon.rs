@@ -59,6 +59,7 @@ pub struct AddonTask {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volume_template: Vec<VolumeTemplate>,
     /// Where the function wants them.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<VolumeMount>>>")]
     pub volume_mounts: Option<Vec<VolumeMount>>,
 }
@@ -72,6 +73,7 @@ pub struct VolumeTemplate {
     /// What it is for.
     pub usage: Option<String>,
     /// Any volume source of a pod, or `volumeClaimTemplate`.
+    #[serde(default)]
     #[schemars(schema_with = "free_form")]
     pub source: Option<Map<String, Value>>,
 }
@@ -88,6 +90,7 @@ pub struct AddonInfo {
     #[schemars(length(max = 16))]
     pub tasks: Vec<TaskReference>,
     /// Settings of the container that does the work.
+    #[serde(default)]
     #[schemars(schema_with = "free_form")]
     pub container_runtime_settings: Option<Map<String, Value>>,
     /// Settings of the Job that does the work.
@@ -102,9 +105,11 @@ pub struct TaskReference {
     /// Name of the task.
     pub name: Option<String>,
     /// Variables for the function.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<EnvVar>>>")]
     pub variables: Option<Vec<EnvVar>>,
     /// Parameters of the task.
+    #[serde(default)]
     #[schemars(schema_with = "free_form")]
     pub params: Option<Params>,
     /// Volumes of the target, where it does not name them itself.
@@ -121,12 +126,15 @@ pub struct TaskReference {
 #[serde(rename_all = "camelCase")]
 pub struct TargetVolumes {
     /// The volumes.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<Volume>>>")]
     pub volumes: Option<Vec<Volume>>,
     /// Where they are mounted.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<VolumeMount>>>")]
     pub volume_mounts: Option<Vec<VolumeMount>>,
     /// Claims to create.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<PersistentVolumeClaim>>>")]
     pub volume_claim_templates: Option<Vec<PersistentVolumeClaim>>,
 }
@@ -138,6 +146,7 @@ pub struct AddonVolume {
     /// Name of the addon's volume.
     pub name: String,
     /// Any volume source of a pod, or `volumeClaimTemplate`.
+    #[serde(default)]
     #[schemars(schema_with = "free_form")]
     pub source: Option<Map<String, Value>>,
 }
@@ -171,12 +180,15 @@ pub struct FunctionSpec {
     /// Folder to run in.
     pub working_dir: Option<String>,
     /// Ports of the container.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<ContainerPort>>>")]
     pub ports: Option<Vec<ContainerPort>>,
     /// Where volumes are mounted.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<VolumeMount>>>")]
     pub volume_mounts: Option<Vec<VolumeMount>>,
     /// Block devices of the container.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<VolumeDevice>>>")]
     pub volume_devices: Option<Vec<VolumeDevice>>,
     /// Settings of the container and its pod.

@@ -141,12 +141,15 @@ pub struct Local {
     /// Files at the same time.
     pub max_connections: Option<i64>,
     /// A folder of the node.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<HostPathVolumeSource>>")]
     pub host_path: Option<HostPathVolumeSource>,
     /// A claim.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<PersistentVolumeClaimVolumeSource>>")]
     pub persistent_volume_claim: Option<PersistentVolumeClaimVolumeSource>,
     /// A share.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<NFSVolumeSource>>")]
     pub nfs: Option<NFSVolumeSource>,
 }

@@ -19,6 +19,7 @@ pub struct HookInfo {
     /// What it does.
     pub hook_template: Option<ObjRef>,
     /// Parameters for the template.
+    #[serde(default)]
     #[schemars(schema_with = "free_form")]
     pub params: Option<Params>,
     /// Number of further attempts.
@@ -30,12 +31,15 @@ pub struct HookInfo {
     #[serde(default)]
     pub execution_policy: ExecutionPolicy,
     /// Variables for a Function.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<EnvVar>>>")]
     pub variables: Option<Vec<EnvVar>>,
     /// Volumes for a Function.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<Volume>>>")]
     pub volumes: Option<Vec<Volume>>,
     /// Where they are mounted.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<Vec<VolumeMount>>>")]
     pub volume_mounts: Option<Vec<VolumeMount>>,
     /// Settings of a Function's pod.
@@ -44,7 +48,6 @@ pub struct HookInfo {
 
 /// After which outcomes a hook runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[expect(clippy::enum_variant_names, reason = "the published names")]
 pub enum ExecutionPolicy {
     /// After every outcome.
     #[default]

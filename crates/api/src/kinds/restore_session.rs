@@ -49,6 +49,7 @@ pub struct RestoreSessionSpec {
     /// Time for the whole restore; there is no limit unless it is set.
     pub restore_timeout: Option<Duration>,
     /// For manifests only; not yet.
+    #[serde(default)]
     #[schemars(schema_with = "free_form")]
     pub manifest_options: Option<Map<String, Value>>,
 }

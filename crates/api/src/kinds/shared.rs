@@ -69,6 +69,7 @@ pub struct AllowedNamespaces {
     #[serde(default)]
     pub from: From,
     /// Labels of the namespaces, with `from: Selector` only.
+    #[serde(default)]
     #[schemars(schema_with = "core::<Option<LabelSelector>>")]
     pub selector: Option<LabelSelector>,
 }

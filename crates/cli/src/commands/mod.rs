@@ -11,6 +11,7 @@ mod forget;
 mod init;
 mod key;
 mod ls;
+pub mod operator;
 mod protect;
 mod prune;
 mod repair;
@@ -20,6 +21,7 @@ mod snapshots;
 mod stats;
 mod tag;
 mod unlock;
+mod validate;
 mod verify;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Handle};
 use crate::args::{Cli, Command, Global, Select, SnapshotFilter};
+use crate::cluster;
 use crate::environment::Environment;
 use crate::failure::Failure;
 use crate::ui::Ui;
@@ -81,6 +84,17 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
         Command::Demo(args) => demo::run(&shell, args).await,
         Command::Completions(args) => completions::shell(args),
         Command::Man => completions::manual(),
+        Command::Job(args) => cluster::job::run(&shell, args).await,
+        Command::Trigger(args) => {
+            let connected = cluster::connect(&args.connection).await?;
+            cluster::trigger(&shell, &connected, args.start).await
+        }
+        Command::Cluster(args) => {
+            let connected = cluster::connect(&args.connection).await?;
+            shell.unless_interrupted(cluster::kubectl(&shell, &connected, args.verb)).await
+        }
+        Command::Operator(args) => operator::run(&shell, args).await,
+        Command::Validate(args) => validate::run(&shell, &args),
     }
 }
 

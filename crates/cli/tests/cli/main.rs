@@ -3,6 +3,7 @@
 
 mod append_only;
 mod bad_input;
+mod cluster;
 mod copy;
 mod directory;
 mod forget;
@@ -20,3 +21,4 @@ mod soak;
 mod tag;
 mod terminal;
 mod unlock;
+mod validate;

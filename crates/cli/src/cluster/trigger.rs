@@ -1,0 +1,144 @@
+//! Begins a backup: creates the BackupSession of a session of a BackupConfiguration, and follows it if asked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cistern_api::kinds::backup_session::BackupSessionPhase;
+use cistern_api::kinds::shared::InvokerRef;
+use cistern_api::kinds::{BackupConfiguration, BackupSession, BackupSessionSpec, Snapshot};
+use cistern_api::{labels, name};
+use cistern_bucket::Class;
+use jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Resource, ResourceExt};
+
+use super::args::Start;
+use super::client::Cluster;
+use crate::commands::{Outcome, Shell};
+use crate::failure::Failure;
+
+/// How often a session is looked at that is followed.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Creates the BackupSession.
+///
+/// # Errors
+/// The configuration or its session is not there; the API server says no; a session that was followed did not succeed.
+pub async fn run(shell: &Shell, cluster: &Cluster, start: Start) -> Outcome {
+    let configurations: Api<BackupConfiguration> =
+        Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let configuration = configurations.get(&start.configuration).await?;
+    let session = session(&configuration, &start.session, Timestamp::now())?;
+    let sessions: Api<BackupSession> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    match sessions.create(&PostParams::default(), &session).await {
+        // Two triggers of one second mean the same session.
+        Ok(_) => (),
+        Err(kube::Error::Api(status)) if status.code == 409 => (),
+        Err(error) => return Err(error.into()),
+    }
+    let name = session.name_any();
+    shell.ui.say(format!("created backupsession {name}"));
+    if !start.wait {
+        return Ok(0);
+    }
+    let snapshots: Api<Snapshot> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    follow(shell, &sessions, &snapshots, &name).await
+}
+
+/// The BackupSession that begins at `now`.
+///
+/// # Errors
+/// The configuration has no such session.
+fn session(
+    configuration: &BackupConfiguration,
+    session: &str,
+    now: Timestamp,
+) -> Result<BackupSession, Failure> {
+    let invoker = configuration.name_any();
+    let Some(wanted) = configuration.spec.sessions.iter().find(|s| s.name == session) else {
+        return Err(Failure::new(
+            Class::NotFound,
+            format!("the BackupConfiguration {invoker} has no session {session}"),
+        ));
+    };
+    let spec = BackupSessionSpec {
+        invoker: InvokerRef {
+            api_group: Some(BackupConfiguration::group(&()).into_owned()),
+            kind: BackupConfiguration::kind(&()).into_owned(),
+            name: invoker.clone(),
+        },
+        session: Some(session.to_owned()),
+        retry_left: wanted.retry_config.as_ref().map(|retry| retry.max_retry),
+        backup_timeout: wanted.backup_timeout,
+    };
+    let mut object = BackupSession::new(&name::backup_session(&invoker, session, now.as_second()), spec);
+    object.metadata.namespace = configuration.namespace();
+    object.metadata.labels = Some(BTreeMap::from([(labels::INVOKER_NAME.to_owned(), invoker)]));
+    object.metadata.owner_references = configuration.controller_owner_ref(&()).map(|owner| vec![owner]);
+    Ok(object)
+}
+
+/// Tells whenever something changes, until the session is over.
+async fn follow(
+    shell: &Shell,
+    sessions: &Api<BackupSession>,
+    snapshots: &Api<Snapshot>,
+    name: &str,
+) -> Outcome {
+    let mut told = String::new();
+    let mut ticks = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => (),
+            () = shell.cancel.cancelled() => return Err(cistern_engine::Error::Cancelled.into()),
+        }
+        let session = match sessions.get(name).await.map_err(Failure::from) {
+            Err(failure) if failure.class == Class::Unreachable => {
+                shell.ui.warn(failure.to_string());
+                continue;
+            }
+            session => session?,
+        };
+        let status = session.status.unwrap_or_default();
+        let phase = status.phase.unwrap_or_default();
+        let mut lines = vec![format!("{name}: {phase:?}")];
+        for line in &status.snapshots {
+            if let Ok(Some(snapshot)) = snapshots.get_opt(&line.name).await {
+                lines.extend(components(&snapshot));
+            }
+        }
+        let now = lines.join("\n");
+        if now != told {
+            shell.ui.say(&now);
+            told = now;
+        }
+        let why = || {
+            let told = status.conditions.iter().rev().map(|condition| condition.message.clone());
+            told.flatten().find(|message| !message.is_empty()).unwrap_or_default()
+        };
+        return match phase {
+            BackupSessionPhase::Succeeded => Ok(0),
+            BackupSessionPhase::Failed => {
+                Err(Failure::new(Class::Incomplete, format!("the backup {name} failed: {}", why())))
+            }
+            BackupSessionPhase::Skipped => {
+                Err(Failure::new(Class::Busy, format!("the backup {name} was skipped: {}", why())))
+            }
+            _ => continue,
+        };
+    }
+}
+
+fn components(snapshot: &Snapshot) -> Vec<String> {
+    let name = snapshot.name_any();
+    let components = snapshot.status.iter().flat_map(|status| &status.components);
+    let line = |(component, state): (&String, &cistern_api::kinds::snapshot::Component)| {
+        let progress = state.restic_stats.iter().find_map(|stats| stats.progress.as_ref());
+        let far = progress
+            .and_then(|p| Some(format!(", {} of {}", p.percent_done.as_ref()?, p.total.as_ref()?)))
+            .unwrap_or_default();
+        let error = state.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        format!("  {name} {component}: {:?}{far}{error}", state.phase.unwrap_or_default())
+    };
+    components.map(line).collect()
+}
