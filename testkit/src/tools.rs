@@ -25,6 +25,14 @@ pub const RESTIC: Tool = Tool { name: "restic", version: "0.19.1" };
 pub const MINIO: Tool = Tool { name: "minio", version: "20260212" };
 /// moto's server: it holds the odd keys that MinIO refuses.
 pub const MOTO: Tool = Tool { name: "moto", version: "5.2.5" };
+/// Kubernetes as one program, beside it links named `kubectl`, `etcd` and so on, `pause` and `csi-registrar`.
+pub const KUBEALL: Tool = Tool { name: "kubeall", version: "1.36.3" };
+/// The package manager that people install our chart with.
+pub const HELM: Tool = Tool { name: "helm", version: "4.3.1" };
+/// csi-s3, a CSI driver that mounts buckets into pods.
+pub const S3DRIVER: Tool = Tool { name: "s3driver", version: "0.43.7" };
+/// geesefs, the FUSE client that csi-s3 starts.
+pub const GEESEFS: Tool = Tool { name: "geesefs", version: "0.43.8" };
 
 impl Tool {
     /// The folder that holds this version and nothing else.
@@ -32,8 +40,7 @@ impl Tool {
     /// # Errors
     /// When the environment names no place for caches.
     pub fn folder(self) -> Result<PathBuf, MissingTool> {
-        let cache = cache(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from));
-        Ok(cache.ok_or(MissingTool::NoCache)?.join(format!("{}-{}", self.name, self.version)))
+        Ok(cache_folder()?.join(format!("{}-{}", self.name, self.version)))
     }
 
     /// The file to execute.
@@ -78,6 +85,23 @@ pub fn moto() -> Result<PathBuf, MissingTool> {
     MOTO.path()
 }
 
+/// kubectl, as a path, of the version of the test cluster.
+///
+/// # Errors
+/// When it is not installed; the text says how to.
+pub fn kubectl() -> Result<PathBuf, MissingTool> {
+    let kubeall = KUBEALL.path()?;
+    Ok(kubeall.with_file_name("kubectl"))
+}
+
+/// Helm, as a path.
+///
+/// # Errors
+/// When it is not installed; the text says how to.
+pub fn helm() -> Result<PathBuf, MissingTool> {
+    HELM.path()
+}
+
 /// Why there is no path. Its debug form is its text, so that a failing `expect` reads well.
 #[derive(PartialEq, Eq)]
 pub enum MissingTool {
@@ -105,6 +129,15 @@ impl fmt::Debug for MissingTool {
 }
 
 impl std::error::Error for MissingTool {}
+
+/// The folder that holds all tools, and the test cluster.
+///
+/// # Errors
+/// When the environment names no place for caches.
+pub fn cache_folder() -> Result<PathBuf, MissingTool> {
+    cache(|name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+        .ok_or(MissingTool::NoCache)
+}
 
 /// The cache folder, given the value of each environment variable.
 fn cache(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {

@@ -2,7 +2,11 @@
 #![expect(clippy::print_stdout, reason = "a task talks to the person who started it")]
 
 mod bench;
+mod cluster;
+mod e2e;
 mod fuzz;
+mod image;
+mod oci;
 mod process;
 mod soak;
 mod test;
@@ -22,7 +26,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     Test(test::Arguments),
-    /// Install the programs that tests compare us with: restic (two versions), MinIO, moto
+    /// Install the programs that tests run
+    ///
+    /// restic (two versions), MinIO and moto, to compare us with; Kubernetes, Helm and a CSI driver, for the
+    /// test cluster. Together they take about half an hour of two cores, once; the cluster's Debian packages
+    /// are installed too.
     Tools {
         /// Install only these
         names: Vec<String>,
@@ -30,6 +38,9 @@ enum Task {
     Fuzz(fuzz::Arguments),
     Bench(bench::Arguments),
     Soak(soak::Arguments),
+    Image(image::Arguments),
+    Cluster(cluster::Arguments),
+    E2e(e2e::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +50,9 @@ fn main() -> ExitCode {
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Image(arguments) => image::run(&arguments),
+        Task::Cluster(arguments) => cluster::run(&arguments),
+        Task::E2e(arguments) => e2e::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -50,7 +50,10 @@ pub fn line(command: &Command) -> String {
 pub fn debian_packages(names: &[&str]) -> Result<()> {
     let install = || {
         let mut command = Command::new("apt-get");
-        command.args(["install", "--yes", "--no-install-recommends"]).args(names);
+        // Somebody else may be installing.
+        command
+            .args(["-o", "DPkg::Lock::Timeout=600", "install", "--yes", "--no-install-recommends"])
+            .args(names);
         output(command.env("DEBIAN_FRONTEND", "noninteractive"))
     };
     install()

@@ -2,11 +2,13 @@
 //!
 //! Each is put together in a folder beside its place and renamed into it when it has proven that it
 //! runs, so a half-made one is never taken for whole. Nothing of the system is altered, except that
-//! Debian's Python is installed where a machine has none.
+//! Debian packages are installed where a machine lacks them: Python, and what the test cluster runs on.
+
+mod kubernetes;
 
 use crate::process::{debian_packages, output, root};
 use anyhow::{Context, Result, bail};
-use layout::{MINIO, MOTO, RESTIC, RESTIC_DEBIAN, Tool};
+use layout::{GEESEFS, HELM, KUBEALL, MINIO, MOTO, RESTIC, RESTIC_DEBIAN, S3DRIVER, Tool};
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -24,14 +26,14 @@ struct Recipe {
     tool: Tool,
     /// Makes `bin/<name>` inside the given empty folder.
     make: fn(&Path) -> Result<()>,
-    /// What to ask it, and what the answer must contain.
+    /// What to ask it, word by word, and what the answer must contain.
     probe: (&'static str, &'static str),
     /// What a person should expect.
     how: &'static str,
 }
 
 /// Quick ones first: somebody may wait for them.
-const RECIPES: [Recipe; 4] = [
+const RECIPES: [Recipe; 8] = [
     Recipe {
         tool: RESTIC_DEBIAN,
         make: restic_debian,
@@ -45,13 +47,40 @@ const RECIPES: [Recipe; 4] = [
         how: "built with Go, 1 to 3 minutes",
     },
     Recipe { tool: MOTO, make: moto, probe: ("--help", "--host"), how: "from PyPI" },
+    Recipe {
+        tool: S3DRIVER,
+        make: kubernetes::s3driver,
+        probe: ("-help", "CSI endpoint"),
+        how: "built with Go, 1 minute",
+    },
+    Recipe {
+        tool: GEESEFS,
+        make: kubernetes::geesefs,
+        probe: ("--version", "0.43.8"),
+        how: "built with Go, 1 to 3 minutes",
+    },
+    Recipe {
+        tool: HELM,
+        make: kubernetes::helm,
+        probe: ("version", "v4.3.1"),
+        how: "built with Go, 1 to 5 minutes",
+    },
     Recipe { tool: MINIO, make: minio, probe: ("--version", "minio"), how: "built with Go, 5 to 15 minutes" },
+    Recipe {
+        tool: KUBEALL,
+        make: kubernetes::kubeall,
+        probe: ("kubectl version --client", "v1.36.3"),
+        how: "built with Go, 5 to 20 minutes, 2.5 GB of memory, 4 GB of Go's caches",
+    },
 ];
 
 /// Installs the named tools, or all, unless they are there and run.
 pub fn install(names: &[String]) -> Result<()> {
     if let Some(unknown) = names.iter().find(|name| RECIPES.iter().all(|recipe| recipe.tool.name != **name)) {
         bail!("no tool is called {unknown}");
+    }
+    if names.is_empty() {
+        kubernetes::packages()?;
     }
     for recipe in
         RECIPES.iter().filter(|recipe| names.is_empty() || names.iter().any(|name| name == recipe.tool.name))
@@ -60,6 +89,17 @@ pub fn install(names: &[String]) -> Result<()> {
         recipe.ensure().with_context(|| format!("cannot install {name} {version}"))?;
     }
     Ok(())
+}
+
+/// Installs the programs that tests compare us with.
+pub fn install_peers() -> Result<()> {
+    install(&[RESTIC_DEBIAN, RESTIC, MOTO, MINIO].map(|tool| tool.name.to_owned()))
+}
+
+/// Installs what the test cluster is made of.
+pub fn install_for_cluster() -> Result<()> {
+    kubernetes::packages()?;
+    install(&[S3DRIVER, GEESEFS, HELM, MINIO, KUBEALL].map(|tool| tool.name.to_owned()))
 }
 
 impl Recipe {
@@ -103,8 +143,11 @@ impl Recipe {
     fn runs(&self, folder: &Path) -> Result<()> {
         let (question, answer) = self.probe;
         let path = folder.join("bin").join(self.tool.name);
-        let said = output(Command::new(&path).arg(question))?;
-        if said.contains(answer) {
+        let mut command = Command::new(&path);
+        let answered = command.args(question.split(' ')).output();
+        let answered = answered.with_context(|| format!("cannot start {}", path.display()))?;
+        let said = String::from_utf8_lossy(&[answered.stdout, answered.stderr].concat()).into_owned();
+        if answered.status.success() && said.contains(answer) {
             Ok(())
         } else {
             bail!("{} answers `{question}` with:\n{said}", path.display())
@@ -125,25 +168,30 @@ fn restic_debian(folder: &Path) -> Result<()> {
 }
 
 fn restic(folder: &Path) -> Result<()> {
-    go_build(folder, "restic", "github.com/restic/restic/cmd/restic")
+    go_build(folder, "restic", "github.com/restic/restic/cmd/restic", &[])
 }
 
 fn minio(folder: &Path) -> Result<()> {
-    go_build(folder, "minio", "github.com/minio/minio")
+    go_build(folder, "minio", "github.com/minio/minio", &[])
 }
 
 /// Builds a program from the Go module that `xtask/tools/<name>` pins, sums and all.
 ///
 /// A module of our own, since `go install module@version` needs version lists that not every
 /// module proxy serves.
-fn go_build(folder: &Path, name: &str, package: &str) -> Result<()> {
+///
+/// `variables` are set in the program: a name and a value each.
+fn go_build(folder: &Path, name: &str, package: &str, variables: &[(&str, &str)]) -> Result<()> {
+    go_build_in(&root().join("xtask/tools").join(name), &folder.join("bin").join(name), package, variables)
+}
+
+/// Builds a package of the Go module in `module` as `program`, which needs no library of the system.
+fn go_build_in(module: &Path, program: &Path, package: &str, variables: &[(&str, &str)]) -> Result<()> {
+    let set: String = variables.iter().map(|(name, value)| format!(" -X {name}={value}")).collect();
     let mut command = Command::new("go");
-    command
-        .args(["build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o"])
-        .arg(folder.join("bin").join(name));
-    output(command.arg(package).current_dir(root().join("xtask/tools").join(name)))
-        .context("Go 1.26 or newer builds it from source")
-        .map(drop)
+    command.args(["build", "-mod=readonly", "-trimpath", &format!("-ldflags=-s -w{set}"), "-o"]);
+    command.arg(program).arg(package).current_dir(module).env("CGO_ENABLED", "0");
+    output(&mut command).context("Go 1.26 or newer builds it from source").map(drop)
 }
 
 /// Starts moto's server. It looks for the folders of all its services at every request, which are the same ones each time
