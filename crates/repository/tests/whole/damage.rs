@@ -514,7 +514,9 @@ async fn play(case: &Case, scene: &Scene) {
                 .lost_paths
                 .iter()
                 .any(|lost| path == lost || path.starts_with(&format!("{lost}/")) || lost.is_empty());
-            assert!(is_named, "{name}: {path} is lost, and not named: {said:?}");
+            // A repair names the first twenty of each snapshot.
+            let is_cut = said.lost_paths.len() >= 20;
+            assert!(is_named || is_cut, "{name}: {path} is lost, and not named: {said:?}");
         }
     }
     assert_eq!(!said.lost_paths.is_empty(), case.then == Then::Lost, "{name}: {said:?}");
