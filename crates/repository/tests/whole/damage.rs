@@ -183,12 +183,16 @@ pub async fn held(scene: &Scene, repo: &Repository) -> BTreeMap<Id, Model> {
     held
 }
 
+/// Lost paths that a repair names of a snapshot, at most.
+const NAMED: usize = 20;
+
 /// What repairs said.
 #[derive(Debug, Default)]
 pub struct Said {
     pub unreadable_packs: Vec<Id>,
     pub lost_blobs: u64,
-    pub lost_paths: BTreeSet<String>,
+    /// By snapshot; of each the first [`NAMED`], and no entry where nothing is lost.
+    pub lost_paths: BTreeMap<Id, BTreeSet<String>>,
     pub unreadable_snapshots: Vec<Id>,
     /// Of which nothing is left.
     pub emptied_snapshots: Vec<Id>,
@@ -209,7 +213,10 @@ pub async fn repaired(repo: &Repository) -> cistern_repository::Result<Said> {
         let plan = plan_repair_snapshots(repo, &|_| ()).await?;
         for broken in &plan.broken {
             let paths = broken.paths.iter().map(|path| String::from_utf8_lossy(&path[1..]).into_owned());
-            said.lost_paths.extend(paths);
+            let paths: BTreeSet<_> = paths.collect();
+            if !paths.is_empty() {
+                said.lost_paths.insert(broken.id, paths);
+            }
             match broken.remedy {
                 Remedy::Unreadable(_) => said.unreadable_snapshots.push(broken.id),
                 Remedy::NothingLeft => said.emptied_snapshots.push(broken.id),
@@ -510,13 +517,14 @@ async fn play(case: &Case, scene: &Scene) {
         };
         for (path, content) in day.iter().filter(|(path, content)| after.get(*path) != Some(*content)) {
             assert_eq!(case.then, Then::Lost, "{name}: {path} of {} bytes is not what it was", content.len());
-            let is_named = said
-                .lost_paths
-                .iter()
+            let named = said.lost_paths.get(id).into_iter().flatten();
+            let is_named = named
+                .clone()
                 .any(|lost| path == lost || path.starts_with(&format!("{lost}/")) || lost.is_empty());
-            // A repair names the first twenty of each snapshot.
-            let is_cut = said.lost_paths.len() >= 20;
-            assert!(is_named || is_cut, "{name}: {path} is lost, and not named: {said:?}");
+            assert!(
+                is_named || named.count() == NAMED,
+                "{name}: {path} of {id} is lost, and not named: {said:?}"
+            );
         }
     }
     assert_eq!(!said.lost_paths.is_empty(), case.then == Then::Lost, "{name}: {said:?}");
