@@ -31,6 +31,16 @@ pub fn retention(backup_session: &str) -> String {
     joined("retentionpolicy", backup_session, "")
 }
 
+/// A name as the value of a label, which is shorter than a name may be.
+pub fn label(name: &str) -> String {
+    joined(name, "", "")
+}
+
+/// Selects the objects that carry the name as the value of this label.
+pub fn selector(label: &str, name: &str) -> String {
+    format!("{label}={}", self::label(name))
+}
+
 /// Folder of a component, relative to its Repository's.
 pub fn component_path(session: &str, component: &str) -> String {
     format!("repository/v1/{session}/{component}")

@@ -6,21 +6,22 @@ use std::time::Duration;
 
 use cistern_api::condition::{self, Condition, Truth};
 use cistern_api::kinds::backup_configuration::{
-    BackendStatus, BackupConfiguration, BackupConfigurationPhase, BackupConfigurationStatus,
+    Backend, BackendStatus, BackupConfiguration, BackupConfigurationPhase, BackupConfigurationStatus,
     RepositoryDeletionPolicy, RepositoryInfo, RepositoryInfoStatus, RetentionPolicyFound, Session,
     SessionStatus, StorageStatus,
 };
 use cistern_api::kinds::backup_storage::BackupStoragePhase;
 use cistern_api::kinds::repository::RepositoryPhase;
-use cistern_api::kinds::shared::{DeletionPolicy, From, ObjRef, ResourceFoundStatus, UsagePolicy};
+use cistern_api::kinds::shared::{DeletionPolicy, ObjRef, ResourceFoundStatus};
 use cistern_api::kinds::{Addon, BackupStorage, Repository, RepositorySpec, RetentionPolicy};
 use cistern_api::lower::{self, schedule};
 use cistern_api::problem::Problem;
-use cistern_api::{labels, phase};
+use cistern_api::world::{Name, World};
+use cistern_api::{labels, name, phase};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::batch::v1::CronJob;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ServiceAccount};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
@@ -28,8 +29,7 @@ use serde_json::json;
 use crate::context::{Cx, Kind, news};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::layout::clean;
-use crate::repository::policy_admits;
-use crate::trigger::{self, Trigger, label};
+use crate::trigger::{self, Trigger};
 use crate::world;
 
 /// How soon what is not there, and is not watched, is looked for again.
@@ -56,8 +56,8 @@ impl Reconcile for BackupConfiguration {
             return delete(self, cx).await;
         }
         let this = cx.hold(self).await?;
-        let mut seen = observe(&this, cx).await?;
         let documents = world::of_configuration(cx, &this).await?;
+        let mut seen = observe(&this, &documents);
         let problems = lower::configuration(&this, &documents).err().unwrap_or_default();
         let wanted = lower(&this, &seen, &problems, cx);
         if let Ok(wanted) = &wanted {
@@ -86,8 +86,8 @@ struct SeenBackend {
     storage: Result<BackupStoragePhase, String>,
     policy_ref: Option<ObjRef>,
     policy: Result<(), String>,
-    /// A usage policy says no: that is wrong, and not missing.
-    refused: Vec<String>,
+    /// Whether the usage policies of both say yes, as far as they are there.
+    admitted: bool,
 }
 
 /// What is seen of a configuration.
@@ -107,99 +107,68 @@ struct Wanted {
     triggers: Vec<Trigger>,
 }
 
-async fn observe(this: &BackupConfiguration, cx: &Cx) -> Result<Seen, Failure> {
+/// What the world that the configuration names says of it.
+fn observe(this: &BackupConfiguration, world: &World) -> Seen {
     let namespace = this.namespace().unwrap_or_default();
-    let target = match &this.spec.target {
-        Some(target) if target.kind.as_deref() == Some("PersistentVolumeClaim") => {
-            cx.get::<PersistentVolumeClaim>(&namespace, &target.name).await?.is_some()
-        }
-        _ => false,
+    let target = this.spec.target.as_ref();
+    let claim = target.filter(|target| target.kind.as_deref() == Some("PersistentVolumeClaim"));
+    let target = claim.is_some_and(|claim| world.claims.contains_key(&Name::new(&namespace, &claim.name)));
+    let unnamed = [Backend::default()];
+    let backends = match this.spec.backends.as_slice() {
+        [] => &unnamed,
+        backends => backends,
     };
-    let mut backends = Vec::new();
-    let spec = match this.spec.backends.as_slice() {
-        [] => vec![cistern_api::kinds::backup_configuration::Backend::default()],
-        backends => backends.to_vec(),
-    };
-    for (i, backend) in spec.into_iter().enumerate() {
-        let mut refused = Vec::new();
-        let storage_ref = match backend.storage_ref {
-            Some(reference) => Some(reference),
-            None => {
-                default::<BackupStorage>(cx, &namespace, |one| {
-                    (one.spec.default, one.spec.usage_policy.as_ref())
-                })
-                .await?
-            }
-        };
-        let policy_ref = match backend.retention_policy {
-            Some(reference) => Some(reference),
-            None => {
-                default::<RetentionPolicy>(cx, &namespace, |one| {
-                    (one.spec.default, one.spec.usage_policy.as_ref())
-                })
-                .await?
-            }
-        };
-        let mut found = async |kind: &str, at: &str, own: &str, name: &str, policy: Option<&UsagePolicy>| {
-            let admitted = policy_admits(cx, policy, own, &namespace).await?;
-            if !admitted {
-                refused.push(format!("spec.backends[{i}].{at}: the usage policy of the {kind} {own}/{name} does not admit this namespace"));
-            }
-            Ok::<_, Failure>(())
-        };
-        let storage = match &storage_ref {
-            None => Err("no BackupStorage is named, and none is the default".to_owned()),
-            Some(reference) => {
-                let (own, name) = resolved(reference, &namespace);
-                match cx.get::<BackupStorage>(&own, &name).await? {
-                    None => Err(format!("the BackupStorage {own}/{name} does not exist")),
-                    Some(storage) => {
-                        found("BackupStorage", "storageRef", &own, &name, storage.spec.usage_policy.as_ref())
-                            .await?;
-                        Ok(storage
-                            .status
-                            .and_then(|status| status.phase)
-                            .unwrap_or(BackupStoragePhase::NotReady))
-                    }
-                }
-            }
-        };
-        let policy = match &policy_ref {
-            None => Err("no RetentionPolicy is named, and none is the default".to_owned()),
-            Some(reference) => {
-                let (own, name) = resolved(reference, &namespace);
-                match cx.get::<RetentionPolicy>(&own, &name).await? {
-                    None => Err(format!("the RetentionPolicy {own}/{name} does not exist")),
-                    Some(policy) => {
-                        found(
-                            "RetentionPolicy",
-                            "retentionPolicy",
-                            &own,
-                            &name,
-                            policy.spec.usage_policy.as_ref(),
-                        )
-                        .await?;
-                        Ok(())
-                    }
-                }
-            }
-        };
-        backends.push(SeenBackend { name: backend.name, storage_ref, storage, policy_ref, policy, refused });
-    }
+    let backends = backends.iter().map(|backend| seen_backend(backend, &namespace, world)).collect();
     let addons: BTreeSet<_> =
-        this.spec.sessions.iter().filter_map(|session| session.addon.as_ref()?.name.clone()).collect();
-    let mut seen_addons = Vec::new();
-    for name in addons.into_iter().filter(|name| !name.is_empty()) {
-        let found = cx.cluster::<Addon>().get_opt(&name).await?.is_some();
-        seen_addons.push((name, found));
+        this.spec.sessions.iter().filter_map(|session| session.addon.as_ref()?.name.as_deref()).collect();
+    let addons = addons.into_iter().filter(|name| !name.is_empty());
+    let repositories = entries(this).filter_map(|entry| {
+        let repository = world.repositories.get(&Name::new(&namespace, &entry.name))?;
+        Some((entry.name.clone(), repository.clone()))
+    });
+    Seen {
+        target,
+        backends,
+        addons: addons.map(|name| (name.to_owned(), world.addons.contains_key(name))).collect(),
+        repositories: repositories.collect(),
+        scheduled: BTreeMap::new(),
     }
-    let mut repositories = BTreeMap::new();
-    for entry in entries(this) {
-        if let Some(repository) = cx.get::<Repository>(&namespace, &entry.name).await? {
-            repositories.insert(entry.name.clone(), repository);
+}
+
+fn seen_backend(backend: &Backend, namespace: &str, world: &World) -> SeenBackend {
+    let reference = |name: &Name| ObjRef { name: name.name.clone(), namespace: Some(name.namespace.clone()) };
+    let storage_ref = backend.storage_ref.clone().or_else(|| world.default_storage(namespace).map(reference));
+    let policy_ref =
+        backend.retention_policy.clone().or_else(|| world.default_policy(namespace).map(reference));
+    let mut admitted = true;
+    let storage = match &storage_ref {
+        None => Err("no BackupStorage is named, and none is the default".to_owned()),
+        Some(reference) => {
+            let name = Name::of(reference, namespace);
+            match world.storages.get(&name) {
+                None => Err(format!("the BackupStorage {name} does not exist")),
+                Some(storage) => {
+                    admitted &= world.admits(storage.spec.usage_policy.as_ref(), &name.namespace, namespace);
+                    let phase = storage.status.as_ref().and_then(|status| status.phase);
+                    Ok(phase.unwrap_or(BackupStoragePhase::NotReady))
+                }
+            }
         }
-    }
-    Ok(Seen { target, backends, addons: seen_addons, repositories, scheduled: BTreeMap::new() })
+    };
+    let policy = match &policy_ref {
+        None => Err("no RetentionPolicy is named, and none is the default".to_owned()),
+        Some(reference) => {
+            let name = Name::of(reference, namespace);
+            match world.policies.get(&name) {
+                None => Err(format!("the RetentionPolicy {name} does not exist")),
+                Some(policy) => {
+                    admitted &= world.admits(policy.spec.usage_policy.as_ref(), &name.namespace, namespace);
+                    Ok(())
+                }
+            }
+        }
+    };
+    SeenBackend { name: backend.name.clone(), storage_ref, storage, policy_ref, policy, admitted }
 }
 
 /// What there is to be, or everything that is wrong. What is only missing may come yet.
@@ -255,7 +224,7 @@ fn repository(
     };
     let backend = backend.ok_or_else(|| format!("backend: there is no backend {wanted:?}"))?;
     let Some(storage) = &backend.storage_ref else { return Ok(None) };
-    let storage = resolved(storage, &namespace);
+    let storage = Name::of(storage, &namespace);
     let mut app = this.spec.target.clone().unwrap_or_default();
     app.namespace = Some(app.namespace.filter(|name| !name.is_empty()).unwrap_or_else(|| namespace.clone()));
     app.api_group = app.api_group.filter(|group| !group.is_empty());
@@ -284,7 +253,7 @@ fn repository(
     };
     let spec = RepositorySpec {
         app_ref: Some(app),
-        storage_ref: ObjRef { namespace: Some(storage.0), name: storage.1 },
+        storage_ref: ObjRef { namespace: Some(storage.namespace), name: storage.name },
         path: directory,
         deletion_policy: policy,
         encryption_secret: entry.encryption_secret.clone(),
@@ -312,7 +281,7 @@ async fn ensure(cx: &Cx, wanted: &Trigger) -> Result<(), Failure> {
 /// Removes schedules of sessions that are no more.
 async fn prune(this: &BackupConfiguration, wanted: &Wanted, cx: &Cx) -> Result<(), Failure> {
     let namespace = this.namespace().unwrap_or_default();
-    let selector = format!("{}={}", labels::INVOKER_NAME, label(&this.name_any()));
+    let selector = name::selector(labels::INVOKER_NAME, &this.name_any());
     let keep: BTreeSet<_> = wanted.triggers.iter().map(|trigger| trigger.cron.name_any()).collect();
     for cron in cx.list::<CronJob>(&namespace, &selector).await? {
         let owned = cron.owner_references().iter().any(|owner| Some(&owner.uid) == this.uid().as_ref());
@@ -406,9 +375,8 @@ fn decide(
 }
 
 fn backend_status(backend: &SeenBackend) -> BackendStatus {
-    let ready = backend.storage == Ok(BackupStoragePhase::Ready)
-        && backend.policy.is_ok()
-        && backend.refused.is_empty();
+    let ready =
+        backend.storage == Ok(BackupStoragePhase::Ready) && backend.policy.is_ok() && backend.admitted;
     let reason = match &backend.storage {
         Ok(BackupStoragePhase::NotReady) => Some("the BackupStorage is not ready".to_owned()),
         outcome => outcome.as_ref().err().cloned(),
@@ -585,51 +553,16 @@ fn entries(this: &BackupConfiguration) -> impl Iterator<Item = &RepositoryInfo> 
     this.spec.sessions.iter().flat_map(|session| &session.repositories)
 }
 
-/// Namespace and name that a reference of an object in `namespace` means.
-fn resolved(reference: &ObjRef, namespace: &str) -> (String, String) {
-    let space = reference.namespace.clone().filter(|name| !name.is_empty());
-    (space.unwrap_or_else(|| namespace.to_owned()), reference.name.clone())
-}
-
 /// Whether a backend names the object, or means a default, which may be it.
-fn names<K: Kind>(
-    this: &BackupConfiguration,
-    field: fn(&cistern_api::kinds::backup_configuration::Backend) -> Option<&ObjRef>,
-    object: &K,
-) -> bool {
-    let name = (object.namespace().unwrap_or_default(), object.name_any());
+fn names<K: Kind>(this: &BackupConfiguration, field: fn(&Backend) -> Option<&ObjRef>, object: &K) -> bool {
+    let name = world::name_of(object);
     let own = this.namespace().unwrap_or_default();
     this.spec.backends.is_empty()
         || this
             .spec
             .backends
             .iter()
-            .any(|backend| field(backend).is_none_or(|reference| resolved(reference, &own) == name))
-}
-
-/// The default object for a namespace: its own, then one that a selector admits, then one for all.
-async fn default<K: Kind>(
-    cx: &Cx,
-    namespace: &str,
-    facts: fn(&K) -> (Option<bool>, Option<&UsagePolicy>),
-) -> Result<Option<ObjRef>, Failure> {
-    let mut best: Option<(u8, ObjRef)> = None;
-    for object in cx.list_everywhere::<K>("").await? {
-        let (is_default, policy) = facts(&object);
-        let own = object.namespace().unwrap_or_default();
-        if is_default != Some(true) || !policy_admits(cx, policy, &own, namespace).await? {
-            continue;
-        }
-        let rank = match policy.map(|policy| policy.allowed_namespaces.from).unwrap_or_default() {
-            From::Same => 0,
-            From::Selector => 1,
-            From::All => 2,
-        };
-        if best.as_ref().is_none_or(|(other, _)| rank < *other) {
-            best = Some((rank, ObjRef { name: object.name_any(), namespace: Some(own) }));
-        }
-    }
-    Ok(best.map(|(_, reference)| reference))
+            .any(|backend| field(backend).is_none_or(|reference| Name::of(reference, &own) == name))
 }
 
 #[cfg(test)]
@@ -663,7 +596,7 @@ mod tests {
                 storage: Ok(BackupStoragePhase::Ready),
                 policy_ref: Some(ObjRef { name: "p".into(), namespace: None }),
                 policy: Ok(()),
-                refused: vec![],
+                admitted: true,
             }],
             addons: vec![("pvc-addon".into(), true)],
             repositories: BTreeMap::new(),

@@ -10,6 +10,7 @@ use cistern_api::condition::{self, Condition, Truth};
 use cistern_api::kinds::backup_storage::{BackupStorage, BackupStorageStatus, StoredRepository};
 use cistern_api::kinds::repository::{Repository, RepositoryPhase};
 use cistern_api::kinds::shared::DeletionPolicy;
+use cistern_api::world::Name;
 use cistern_api::{backend, labels, phase, size};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -19,13 +20,17 @@ use crate::context::{Cx, warning};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::discovery;
 use crate::layout::{BackendMeta, Layout, secret_name};
+use crate::world::name_of;
 
 /// How often a storage is looked at when nothing happens.
 const CHECK: Duration = Duration::from_mins(5);
 
 impl Reconcile for BackupStorage {
     fn watches(watches: Watches<Self>) -> Watches<Self> {
-        watches.on::<Repository>(|repository| vec![storage_of(repository)])
+        watches.on::<Repository>(|repository| {
+            let storage = storage_of(repository);
+            vec![(storage.namespace, storage.name)]
+        })
     }
 
     async fn reconcile(&self, cx: &Cx) -> Result<Requeue, Failure> {
@@ -152,16 +157,14 @@ fn line(repository: &Repository) -> StoredRepository {
     }
 }
 
-/// Namespace and name of the storage that a Repository lies in.
-pub(crate) fn storage_of(repository: &Repository) -> (String, String) {
-    let storage = &repository.spec.storage_ref;
-    let own = || repository.namespace().unwrap_or_default();
-    (storage.namespace.clone().filter(|name| !name.is_empty()).unwrap_or_else(own), storage.name.clone())
+/// The storage that a Repository lies in.
+pub(crate) fn storage_of(repository: &Repository) -> Name {
+    Name::of(&repository.spec.storage_ref, &repository.namespace().unwrap_or_default())
 }
 
 /// The Repositories that lie in a storage, in all namespaces that we look after.
 async fn repositories(cx: &Cx, storage: &BackupStorage) -> Result<Vec<Repository>, Failure> {
-    let name = (storage.namespace().unwrap_or_default(), storage.name_any());
+    let name = name_of(storage);
     let mut all = cx.list_everywhere::<Repository>("").await?;
     all.retain(|repository| storage_of(repository) == name);
     Ok(all)

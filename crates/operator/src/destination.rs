@@ -4,18 +4,17 @@ use cistern_api::backend::{self, Keys};
 use cistern_api::job::Place;
 use cistern_api::kinds::backup_storage::{BackupStorage, Local};
 use cistern_api::kinds::repository::Repository;
-use cistern_api::kinds::shared::From;
 use cistern_api::lower::Credentials;
 use cistern_api::name::folder;
 use cistern_api::usage;
 use cistern_api::world::Name;
-use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 
 use crate::backup_storage::storage_of;
 use crate::context::Cx;
 use crate::controller::Failure;
 use crate::layout::{Layout, secret_name};
+use crate::repository::admitted;
 use crate::world;
 
 /// A Repository and its storage.
@@ -43,20 +42,12 @@ pub(crate) async fn find(cx: &Cx, namespace: &str, name: &str, user: &str) -> Re
 /// # Errors
 /// It is not there; its policy does not admit the Job's namespace.
 pub(crate) async fn of(cx: &Cx, repository: Repository, user: &str) -> Result<Destination, Failure> {
-    let (namespace, name) = storage_of(&repository);
-    let storage = cx.get::<BackupStorage>(&namespace, &name).await?;
-    let storage = storage
-        .ok_or_else(|| Failure::Missing(format!("the BackupStorage {namespace}/{name} does not exist")))?;
-    let policy = storage.spec.usage_policy.as_ref();
-    // Only a selector asks for labels.
-    let by_labels = policy.is_some_and(|policy| policy.allowed_namespaces.from == From::Selector);
-    let labels = match by_labels {
-        true => cx.cluster::<Namespace>().get_opt(user).await?.map(|it| it.labels().clone()),
-        false => None,
-    };
-    if !usage::admits(policy, &namespace, user, &labels.unwrap_or_default()) {
-        let why =
-            format!("the usagePolicy of BackupStorage {namespace}/{name} does not admit namespace {user}");
+    let name = storage_of(&repository);
+    let storage = cx.get::<BackupStorage>(&name.namespace, &name.name).await?;
+    let storage =
+        storage.ok_or_else(|| Failure::Missing(format!("the BackupStorage {name} does not exist")))?;
+    if !admitted(cx, &storage, user).await? {
+        let why = format!("the usagePolicy of BackupStorage {name} does not admit namespace {user}");
         return Err(Failure::Invalid(why));
     }
     Ok(Destination { repository, storage })

@@ -12,6 +12,7 @@ use cistern_api::kinds::backup_storage::{BackupStorage, BackupStorageStatus, Sto
 use cistern_api::kinds::shared::{DeletionPolicy, ObjRef};
 use cistern_api::kinds::snapshot::{SnapshotPhase, SnapshotStatus, VerificationStatus};
 use cistern_api::kinds::{Repository, RepositorySpec, Snapshot, SnapshotSpec};
+use cistern_api::world::Name;
 use cistern_api::{labels, phase, usage};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -113,7 +114,7 @@ async fn bring(
     }
     let repository = match cx.get::<Repository>(&recorded, &line.name).await? {
         Some(present) => {
-            let same = storage_of(&present) == (own, storage.name_any())
+            let same = storage_of(&present) == Name::new(own, storage.name_any())
                 && clean(&present.spec.path).as_ref() == Some(&path);
             if !same {
                 return Ok(Some("another Repository of this name is there already".to_owned()));

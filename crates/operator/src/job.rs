@@ -261,7 +261,7 @@ pub(crate) async fn stop(cx: &Cx, namespace: &str, name: &str) -> Result<(), Fai
 }
 
 /// Lays the members of `over` over those of `under`; objects within are not mixed.
-fn overlay(under: &mut Value, over: Value) {
+pub(crate) fn overlay(under: &mut Value, over: Value) {
     if let (Some(under), Value::Object(over)) = (under.as_object_mut(), over) {
         under.extend(over.into_iter().filter(|(_, value)| !value.is_null()));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cistern_api::condition::{self, Condition, Truth};
 use cistern_api::kinds::backup_storage::{BackupStorage, BackupStoragePhase, StoredRepository};
 use cistern_api::kinds::repository::{RecentSnapshot, Repository, RepositoryPhase, RepositoryStatus};
-use cistern_api::kinds::shared::DeletionPolicy;
+use cistern_api::kinds::shared::{DeletionPolicy, From};
 use cistern_api::kinds::snapshot::{Component, Snapshot, SnapshotPhase};
 use cistern_api::{labels, phase, size, usage};
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ use crate::backup_storage::{ends, storage_of};
 use crate::context::{Cx, warning};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::layout::{BackendMeta, Layout, clean, overlap};
+use crate::world::name_of;
 
 /// How many Snapshots the status lists.
 const RECENT: usize = 5;
@@ -30,7 +31,7 @@ impl Reconcile for Repository {
             // One that is ready does not wait for its storage.
             let waits =
                 repository.status.as_ref().and_then(|status| status.phase) != Some(RepositoryPhase::Ready);
-            waits && storage_of(repository) == (storage.namespace().unwrap_or_default(), storage.name_any())
+            waits && storage_of(repository) == name_of(storage)
         })
     }
 
@@ -58,19 +59,18 @@ impl Reconcile for Repository {
 
 /// Makes sure that the storage can be used and has the Repository in its list.
 async fn keep(cx: &Cx, repository: &Repository, sum: &RepositoryStatus) -> Result<Layout, Failure> {
-    let (namespace, name) = storage_of(repository);
-    let storage = cx.get::<BackupStorage>(&namespace, &name).await?;
+    let name = storage_of(repository);
+    let storage = cx.get::<BackupStorage>(&name.namespace, &name.name).await?;
     let storage = storage
         .filter(|storage| storage.metadata.deletion_timestamp.is_none())
-        .ok_or_else(|| Failure::Missing(format!("the BackupStorage {namespace}/{name} does not exist")))?;
+        .ok_or_else(|| Failure::Missing(format!("the BackupStorage {name} does not exist")))?;
     if !admitted(cx, &storage, &repository.namespace().unwrap_or_default()).await? {
-        let why =
-            format!("the usage policy of the BackupStorage {namespace}/{name} does not admit this namespace");
+        let why = format!("the usage policy of the BackupStorage {name} does not admit this namespace");
         return Err(Failure::Invalid(why));
     }
     let phase = storage.status.as_ref().and_then(|status| status.phase);
     if phase != Some(BackupStoragePhase::Ready) {
-        return Err(Failure::Missing(format!("the BackupStorage {namespace}/{name} is not ready")));
+        return Err(Failure::Missing(format!("the BackupStorage {name} is not ready")));
     }
     let layout = Layout::open(cx, &storage).await?;
     let _one = layout.lock(cx).await;
@@ -85,22 +85,11 @@ async fn keep(cx: &Cx, repository: &Repository, sum: &RepositoryStatus) -> Resul
 pub(crate) async fn admitted(cx: &Cx, storage: &BackupStorage, namespace: &str) -> Result<bool, Failure> {
     let own = storage.namespace().unwrap_or_default();
     let policy = storage.spec.usage_policy.as_ref();
-    policy_admits(cx, policy, &own, namespace).await
-}
-
-/// Whether a policy of an object in namespace `own` admits this namespace.
-pub(crate) async fn policy_admits(
-    cx: &Cx,
-    policy: Option<&cistern_api::kinds::shared::UsagePolicy>,
-    own: &str,
-    namespace: &str,
-) -> Result<bool, Failure> {
-    use cistern_api::kinds::shared::From;
     let selects = policy.is_some_and(|policy| policy.allowed_namespaces.from == From::Selector);
     // Only a selector needs the labels, and whoever is confined to namespaces may not be able to read them.
     let found = if selects { cx.cluster::<Namespace>().get_opt(namespace).await? } else { None };
     let marks = found.and_then(|namespace| namespace.metadata.labels).unwrap_or_default();
-    Ok(usage::admits(policy, own, namespace, &marks))
+    Ok(usage::admits(policy, &own, namespace, &marks))
 }
 
 /// Puts a Repository into the list; whether that changed it.
@@ -270,10 +259,10 @@ async fn wipe(repository: &Repository, cx: &Cx) -> Result<(), Failure> {
     if ends(cx, repository).await {
         return Err(Failure::Invalid("its namespace is being deleted".to_owned()));
     }
-    let (namespace, name) = storage_of(repository);
-    let storage = cx.get::<BackupStorage>(&namespace, &name).await?;
-    let storage = storage
-        .ok_or_else(|| Failure::Missing(format!("the BackupStorage {namespace}/{name} does not exist")))?;
+    let name = storage_of(repository);
+    let storage = cx.get::<BackupStorage>(&name.namespace, &name.name).await?;
+    let storage =
+        storage.ok_or_else(|| Failure::Missing(format!("the BackupStorage {name} does not exist")))?;
     if storage.metadata.deletion_timestamp.is_some() {
         // The storage's own policy decides, and it deletes what it lists itself.
         return match storage.spec.deletion_policy {

@@ -25,7 +25,7 @@ use crate::context::{Cx, news, owner, warning};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::job::work::{self, Work, look};
 use crate::job::{self, Plan, Reports, User};
-use crate::snapshot::{label_value, owns_components};
+use crate::snapshot::owns_components;
 use crate::world::{self, refusal};
 
 mod decide;
@@ -312,7 +312,7 @@ fn plan(
 ) -> Plan {
     let namespace = session.namespace().unwrap_or_default();
     let marks = [
-        (labels::INVOKER_NAME, label_value(&session.name_any())),
+        (labels::INVOKER_NAME, name::label(&session.name_any())),
         (labels::INVOKER_NAMESPACE, namespace.clone()),
     ];
     Plan {

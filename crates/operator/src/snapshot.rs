@@ -69,12 +69,7 @@ fn marks(
         (labels::APP_REF_NAMESPACE, &of),
         (labels::APP_REF_NAME, &target.name),
     ];
-    all.map(|(label, value)| (label.to_owned(), label_value(value))).into()
-}
-
-/// A name as the value of a label, which is shorter than a name may be.
-pub(crate) fn label_value(name: &str) -> String {
-    name::joined(name, "", "")
+    all.map(|(label, value)| (label.to_owned(), name::label(value))).into()
 }
 
 /// The id of a session's Snapshot in a Repository: a ULID of the session's creation, the same each time it is asked for.
@@ -285,7 +280,7 @@ async fn forget(
         name,
         owner: owner(snapshot),
         component: labels::COMPONENT_CLEANER,
-        labels: [(labels::REPO_NAME.to_owned(), label_value(&snapshot.spec.repository))].into(),
+        labels: [(labels::REPO_NAME.to_owned(), name::label(&snapshot.spec.repository))].into(),
         task: JobTask::Forget(ForgetJob { repositories, deadline: None }),
         keys: [("repository-0".to_owned(), keys)].into(),
         volumes: Vec::new(),

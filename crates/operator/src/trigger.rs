@@ -15,10 +15,11 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::context::{Settings, owner};
 use crate::controller::Failure;
+use crate::job::overlay;
 
 /// How late a session may begin: after a long outage nothing old is begun.
 const STARTING_DEADLINE: i64 = 200;
@@ -44,17 +45,12 @@ pub fn marks(configuration: &BackupConfiguration, session: &str) -> BTreeMap<Str
     [
         (labels::MANAGED_BY, labels::MANAGER.to_owned()),
         (labels::INVOKER_KIND, BackupConfiguration::kind(&()).into_owned()),
-        (labels::INVOKER_NAME, label(&configuration.name_any())),
+        (labels::INVOKER_NAME, name::label(&configuration.name_any())),
         (labels::INVOKER_NAMESPACE, namespace),
-        (labels::SESSION_NAME, label(session)),
+        (labels::SESSION_NAME, name::label(session)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()
-}
-
-/// A name as the value of a label, which may be shorter.
-pub fn label(name: &str) -> String {
-    name::joined(name, "", "")
 }
 
 /// What begins a session.
@@ -205,12 +201,9 @@ fn pod(
         },
         "resources": { "requests": { "cpu": "10m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } },
     });
-    overlay(&mut container["securityContext"], user.remove("containerSecurityContext"));
-    for name in OF_CONTAINER {
-        if let Some(value) = user.remove(name) {
-            container[name] = value;
-        }
-    }
+    overlay(&mut container["securityContext"], user.remove("containerSecurityContext").unwrap_or_default());
+    let of_container = OF_CONTAINER.iter().filter_map(|name| user.remove_entry(*name)).collect();
+    overlay(&mut container, Value::Object(of_container));
     let mut pod = json!({
         "serviceAccountName": account,
         "automountServiceAccountToken": true,
@@ -222,21 +215,10 @@ fn pod(
         },
         "containers": [container],
     });
-    overlay(&mut pod["securityContext"], user.remove("securityContext"));
-    overlay(&mut pod, Some(Value::Object(user)));
+    overlay(&mut pod["securityContext"], user.remove("securityContext").unwrap_or_default());
+    overlay(&mut pod, user.into());
     serde_json::from_value(pod)
         .map_err(|error| Failure::Invalid(format!("scheduler.jobTemplate.template.spec: {error}")))
-}
-
-/// Lays members of one object over another.
-fn overlay(under: &mut Value, over: Option<Value>) {
-    let Some(Value::Object(over)) = over else { return };
-    if !under.is_object() {
-        *under = Value::Object(Map::new());
-    }
-    for (name, value) in over {
-        under[name.as_str()] = value;
-    }
 }
 
 /// The BackupSession of a session that begins at `unix` seconds.
@@ -254,7 +236,7 @@ pub fn backup_session(configuration: &BackupConfiguration, session: &Session, un
     };
     let mut object = BackupSession::new(&name::backup_session(&invoker, &session.name, unix), spec);
     object.metadata.namespace = configuration.namespace();
-    object.metadata.labels = Some(BTreeMap::from([(labels::INVOKER_NAME.to_owned(), label(&invoker))]));
+    object.metadata.labels = Some(BTreeMap::from([(labels::INVOKER_NAME.to_owned(), name::label(&invoker))]));
     object.metadata.owner_references = Some(vec![owner(configuration)]);
     object
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use cistern_api::condition::{Condition, Truth};
 use cistern_api::kinds::backup_configuration::Session;
 use cistern_api::kinds::{BackupConfiguration, BackupSession, Repository, Snapshot};
-use cistern_api::labels;
+use cistern_api::{labels, name};
 use cistern_bucket::Class;
 use comfy_table::{Table, presets};
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, stream};
@@ -157,7 +157,7 @@ fn table<const N: usize>(head: [&str; N]) -> Table {
 
 async fn snapshots(shell: &Shell, cluster: &Cluster, repository: Option<&str>) -> Result<(), Failure> {
     let parameters = match repository {
-        Some(name) => ListParams::default().labels(&format!("{}={name}", labels::REPO_NAME)),
+        Some(repository) => ListParams::default().labels(&name::selector(labels::REPO_NAME, repository)),
         None => ListParams::default(),
     };
     let mut table = table(["SNAPSHOT", "REPOSITORY", "SESSION", "TIME", "PHASE", "SIZE", "INTEGRITY"]);

@@ -1,16 +1,14 @@
 //! Begins a backup: creates the BackupSession of a session of a BackupConfiguration, and follows it if asked.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cistern_api::kinds::backup_session::BackupSessionPhase;
-use cistern_api::kinds::shared::InvokerRef;
-use cistern_api::kinds::{BackupConfiguration, BackupSession, BackupSessionSpec, Snapshot};
-use cistern_api::{labels, name};
+use cistern_api::kinds::{BackupConfiguration, BackupSession, Snapshot};
 use cistern_bucket::Class;
+use cistern_operator::trigger::backup_session;
 use jiff::Timestamp;
 use kube::api::PostParams;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 
 use super::args::Start;
 use super::client::Cluster;
@@ -54,28 +52,13 @@ fn session(
     session: &str,
     now: Timestamp,
 ) -> Result<BackupSession, Failure> {
-    let invoker = configuration.name_any();
     let Some(wanted) = configuration.spec.sessions.iter().find(|s| s.name == session) else {
         return Err(Failure::new(
             Class::NotFound,
-            format!("the BackupConfiguration {invoker} has no session {session}"),
+            format!("the BackupConfiguration {} has no session {session}", configuration.name_any()),
         ));
     };
-    let spec = BackupSessionSpec {
-        invoker: InvokerRef {
-            api_group: Some(BackupConfiguration::group(&()).into_owned()),
-            kind: BackupConfiguration::kind(&()).into_owned(),
-            name: invoker.clone(),
-        },
-        session: Some(session.to_owned()),
-        retry_left: wanted.retry_config.as_ref().map(|retry| retry.max_retry),
-        backup_timeout: wanted.backup_timeout,
-    };
-    let mut object = BackupSession::new(&name::backup_session(&invoker, session, now.as_second()), spec);
-    object.metadata.namespace = configuration.namespace();
-    object.metadata.labels = Some(BTreeMap::from([(labels::INVOKER_NAME.to_owned(), invoker)]));
-    object.metadata.owner_references = configuration.controller_owner_ref(&()).map(|owner| vec![owner]);
-    Ok(object)
+    Ok(backup_session(configuration, wanted, now.as_second()))
 }
 
 /// Tells whenever something changes, until the session is over.

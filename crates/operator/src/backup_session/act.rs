@@ -16,7 +16,7 @@ use crate::context::{Cx, news, owner, warning};
 use crate::controller::{Failure, Requeue};
 use crate::destination;
 use crate::job;
-use crate::snapshot::{heard, label_value, observed, parts_are_over};
+use crate::snapshot::{heard, observed, parts_are_over};
 
 /// Takes a step. Gives when to look again, or nothing if the next step can be taken at once.
 pub(super) async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<Requeue>, Failure> {
@@ -182,7 +182,7 @@ fn successor(seen: &Seen, at: Timestamp) -> Result<BackupSession, Failure> {
     next.metadata.namespace = seen.session.namespace();
     next.metadata.owner_references = Some(vec![owner(configuration)]);
     let marks =
-        [(labels::MANAGED_BY, labels::MANAGER.to_owned()), (labels::INVOKER_NAME, label_value(invoker))];
+        [(labels::MANAGED_BY, labels::MANAGER.to_owned()), (labels::INVOKER_NAME, name::label(invoker))];
     next.metadata.labels = Some(marks.map(|(label, value)| (label.to_owned(), value)).into());
     Ok(next)
 }

@@ -11,7 +11,7 @@ use cistern_api::kinds::backup_session::{
 use cistern_api::kinds::retention_policy::RetentionPolicy;
 use cistern_api::kinds::shared::ObjRef;
 use cistern_api::kinds::snapshot::Snapshot;
-use cistern_api::{labels, retention as policy};
+use cistern_api::{labels, name, retention as policy};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
@@ -22,7 +22,7 @@ use crate::controller::Failure;
 use crate::destination::{self, Destination};
 use crate::job::{self, Plan, User, work};
 use crate::retention::{self, FORGETS, MOST};
-use crate::snapshot::{label_value, restic_snapshots};
+use crate::snapshot::restic_snapshots;
 
 /// The Snapshots of one Repository that are no longer kept.
 struct Stale {
@@ -96,7 +96,7 @@ async fn look(seen: &Seen, repository: &str, reference: Option<ObjRef>, cx: &Cx)
     let namespace = seen.namespace();
     let reference = reference.ok_or_else(|| Failure::Missing("the backend has no RetentionPolicy".into()))?;
     let of = reference.namespace.as_deref().filter(|it| !it.is_empty()).unwrap_or(&namespace);
-    let selector = format!("{}={}", labels::REPO_NAME, label_value(repository));
+    let selector = name::selector(labels::REPO_NAME, repository);
     let (policy, destination, mut snapshots) = futures::try_join!(
         cx.get::<RetentionPolicy>(of, &reference.name),
         destination::find(cx, &namespace, repository, &namespace),
@@ -203,7 +203,7 @@ async fn settle(seen: &mut Seen, forgotten: &[String], cx: &Cx, verdict: impl Fn
 async fn wipe(cx: &Cx, namespace: &str, repository: &str, forgotten: &[String]) -> Result<(), Failure> {
     let destination = destination::find(cx, namespace, repository, namespace).await?;
     let layout = destination.layout(cx).await?;
-    let selector = format!("{}={}", labels::REPO_NAME, label_value(repository));
+    let selector = name::selector(labels::REPO_NAME, repository);
     for one in cx.list::<Snapshot>(namespace, &selector).await? {
         let name = one.name_any();
         if one.spec.repository == repository && forgotten.contains(&name) {

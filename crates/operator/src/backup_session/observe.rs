@@ -3,7 +3,7 @@
 use cistern_api::kinds::backup_configuration::BackupConfiguration;
 use cistern_api::kinds::backup_session::{BackupSession, BackupSessionPhase, BackupSessionStatus};
 use cistern_api::kinds::snapshot::Snapshot;
-use cistern_api::labels;
+use cistern_api::{labels, name};
 use kube::ResourceExt;
 
 use super::decide::{Seen, Tracked};
@@ -11,7 +11,7 @@ use super::{job_name, retention_name};
 use crate::context::Cx;
 use crate::controller::Failure;
 use crate::job::work::{Work, look};
-use crate::snapshot::{label_value, observed};
+use crate::snapshot::observed;
 
 /// Reads; nothing is changed.
 pub(super) async fn observe(session: BackupSession, cx: &Cx) -> Result<Seen, Failure> {
@@ -30,7 +30,7 @@ pub(super) async fn observe(session: BackupSession, cx: &Cx) -> Result<Seen, Fai
         if is_over {
             return Ok(Vec::new());
         }
-        let selector = format!("{}={}", labels::INVOKER_NAME, label_value(&session.name_any()));
+        let selector = name::selector(labels::INVOKER_NAME, &session.name_any());
         cx.list::<Snapshot>(&namespace, &selector).await
     };
     let (backup, retention) = (job_name(&session), retention_name(&session));

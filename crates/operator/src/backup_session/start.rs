@@ -10,9 +10,9 @@ use cistern_api::kinds::backup_session::BackupSession;
 use cistern_api::kinds::backup_storage::Local;
 use cistern_api::kinds::repository::Repository;
 use cistern_api::kinds::snapshot::Snapshot;
-use cistern_api::labels;
 use cistern_api::lower::{self, LoweredSession};
 use cistern_api::world::{Name, World};
+use cistern_api::{labels, name};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
@@ -24,7 +24,7 @@ use crate::controller::Failure;
 use crate::job::work::Work;
 use crate::job::{self, Plan, Reports, User};
 use crate::retention;
-use crate::snapshot::{self, label_value};
+use crate::snapshot::{self};
 use crate::world::{self, refusal};
 
 /// Begins. What cannot be done ends the session; what may work the next time is tried again, for as long as a pod may take
@@ -119,9 +119,9 @@ pub(super) fn marks(session: &BackupSession) -> BTreeMap<String, String> {
     let namespace = session.namespace().unwrap_or_default();
     let of = session.spec.session.clone().unwrap_or_default();
     let marks = [
-        (labels::INVOKER_NAME, label_value(&session.name_any())),
+        (labels::INVOKER_NAME, name::label(&session.name_any())),
         (labels::INVOKER_NAMESPACE, namespace),
-        (labels::SESSION_NAME, label_value(&of)),
+        (labels::SESSION_NAME, name::label(&of)),
     ];
     marks.map(|(label, value)| (label.to_owned(), value)).into()
 }
@@ -130,7 +130,7 @@ pub(super) fn marks(session: &BackupSession) -> BTreeMap<String, String> {
 async fn accepts_shrink(seen: &Seen, configuration: &BackupConfiguration, cx: &Cx) -> Result<bool, Failure> {
     let Some(named) = configuration.annotations().get(labels::ACCEPT_SHRINK) else { return Ok(false) };
     let session = seen.session.spec.session.as_deref();
-    let selector = format!("{}={}", labels::SESSION_NAME, label_value(session.unwrap_or_default()));
+    let selector = name::selector(labels::SESSION_NAME, session.unwrap_or_default());
     let all = cx.list::<Snapshot>(&seen.namespace(), &selector).await?;
     Ok(retention::accepts_shrink(&all, session, named))
 }
