@@ -26,7 +26,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
-use crate::context::{Cx, Kind, news};
+use crate::context::{Cx, Kind, is_owned, news};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::layout::clean;
 use crate::trigger::{self, Trigger};
@@ -284,31 +284,16 @@ async fn prune(this: &BackupConfiguration, wanted: &Wanted, cx: &Cx) -> Result<(
     let selector = name::selector(labels::INVOKER_NAME, &this.name_any());
     let keep: BTreeSet<_> = wanted.triggers.iter().map(|trigger| trigger.cron.name_any()).collect();
     for cron in cx.list::<CronJob>(&namespace, &selector).await? {
-        let owned = cron.owner_references().iter().any(|owner| Some(&owner.uid) == this.uid().as_ref());
         let name = cron.name_any();
-        if !owned || keep.contains(&name) {
+        if !is_owned(&cron, this) || keep.contains(&name) {
             continue;
         }
-        cx.delete::<CronJob>(&namespace, &name).await?;
-        delete_owned::<RoleBinding>(this, &namespace, &name, cx).await?;
-        delete_owned::<Role>(this, &namespace, &name, cx).await?;
-        delete_owned::<ServiceAccount>(this, &namespace, &name, cx).await?;
+        cx.delete_owned::<CronJob>(this, &name).await?;
+        cx.delete_owned::<RoleBinding>(this, &name).await?;
+        cx.delete_owned::<Role>(this, &name).await?;
+        cx.delete_owned::<ServiceAccount>(this, &name).await?;
     }
     Ok(())
-}
-
-/// Deletes an object if it belongs to the configuration.
-async fn delete_owned<K: Kind>(
-    this: &BackupConfiguration,
-    namespace: &str,
-    name: &str,
-    cx: &Cx,
-) -> Result<(), Failure> {
-    let Some(object) = cx.get::<K>(namespace, name).await? else { return Ok(()) };
-    match object.owner_references().iter().any(|owner| Some(&owner.uid) == this.uid().as_ref()) {
-        true => cx.delete::<K>(namespace, name).await,
-        false => Ok(()),
-    }
 }
 
 /// What the status is, by what is seen and what is wrong.

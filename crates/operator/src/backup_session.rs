@@ -105,9 +105,8 @@ async fn abandon(session: &BackupSession, cx: &Cx) -> Result<Requeue, Failure> {
     let over =
         session.status.as_ref().and_then(|status| status.phase).is_some_and(BackupSessionPhase::is_over);
     if !over {
-        let namespace = session.namespace().unwrap_or_default();
         let (backup, retention) = (job_name(session), retention_name(session));
-        futures::try_join!(job::stop(cx, &namespace, &backup), job::stop(cx, &namespace, &retention))?;
+        futures::try_join!(job::stop(cx, session, &backup), job::stop(cx, session, &retention))?;
         let mut seen = observe::observe(session.clone(), cx).await?;
         act::take_over(&mut seen, "the BackupSession was deleted", None, cx.now());
         for one in &seen.snapshots {

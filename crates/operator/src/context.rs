@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -278,6 +278,27 @@ impl Cx {
         }
     }
 
+    /// Deletes an object of the owner's namespace that belongs to it, and in the background what that owns. One that is gone
+    /// is no error, and one of somebody else is left alone.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn delete_owned<K: Kind>(&self, owner: &impl Kind, name: &str) -> Result<(), Failure> {
+        let namespace = owner.namespace().unwrap_or_default();
+        let Some(present) = self.get::<K>(&namespace, name).await? else { return Ok(()) };
+        if !is_owned(&present, owner) {
+            return Ok(());
+        }
+        // Another one may have taken its place since.
+        let this = Preconditions { uid: present.uid(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(this), ..DeleteParams::background() };
+        match self.api::<K>(&namespace).delete(name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Writes the status that `object` is to have: once, and only if more than times differ. Fields that it leaves out
     /// stay if somebody else wrote them, and go if we did.
     ///
@@ -403,6 +424,12 @@ fn event(type_: EventType, reason: &str, action: &str, note: String) -> Event {
 pub fn owner<K: Kind>(object: &K) -> OwnerReference {
     // Every object that comes from the API server has a name and a uid.
     object.controller_owner_ref(&()).unwrap_or_default()
+}
+
+/// Whether `owner` is an owner of the object.
+pub fn is_owned(object: &impl Resource, owner: &impl Resource) -> bool {
+    let owners = object.meta().owner_references.as_deref().unwrap_or_default();
+    owner.meta().uid.as_ref().is_some_and(|uid| owners.iter().any(|one| one.uid == *uid))
 }
 
 fn controller<K: Resource>(object: &K) -> Option<&OwnerReference> {

@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
-use crate::context::{Cx, Settings};
+use crate::context::{Cx, Kind, Settings};
 use crate::controller::Failure;
 
 pub(crate) mod pod;
@@ -245,19 +245,19 @@ pub(crate) async fn start(cx: &Cx, plan: &Plan) -> Result<Job, Failure> {
     cx.create_once(&job).await
 }
 
-async fn once<K: crate::context::Kind>(cx: &Cx, object: Option<K>) -> Result<(), Failure> {
+async fn once<K: Kind>(cx: &Cx, object: Option<K>) -> Result<(), Failure> {
     match object {
         Some(object) => cx.create_once(&object).await.map(drop),
         None => Ok(()),
     }
 }
 
-/// Deletes a Job with its pod, and the Secret that it had.
+/// Deletes the owner's Job of this name with its pod, and the Secret that it had. What belongs to somebody else stays.
 ///
 /// # Errors
 /// The API server refuses.
-pub(crate) async fn stop(cx: &Cx, namespace: &str, name: &str) -> Result<(), Failure> {
-    futures::try_join!(cx.delete::<Job>(namespace, name), cx.delete::<Secret>(namespace, name)).map(drop)
+pub(crate) async fn stop(cx: &Cx, owner: &impl Kind, name: &str) -> Result<(), Failure> {
+    futures::try_join!(cx.delete_owned::<Job>(owner, name), cx.delete_owned::<Secret>(owner, name)).map(drop)
 }
 
 /// Lays the members of `over` over those of `under`; objects within are not mixed.

@@ -113,7 +113,7 @@ async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<Requeue>, Fa
         Step::Start => start(seen, cx).await?,
         Step::TakeOver(why, outcome) => take_over(seen, &why, outcome.as_ref(), now),
         Step::Stop(reason, why) => {
-            job::stop(cx, &namespace, &job_name(&seen.session)).await?;
+            job::stop(cx, &seen.session, &job_name(&seen.session)).await?;
             seen.note(condition::DEADLINE_EXCEEDED.is(true, why.clone(), now).because(reason));
             take_over(seen, &why, None, now);
         }
@@ -123,7 +123,7 @@ async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<Requeue>, Fa
                 seen.status.conditions.retain(|one| one.type_ != condition::POD_PENDING.name);
             }
             resume(&seen.status, &namespace, cx).await?;
-            cx.delete::<Secret>(&namespace, &job_name(&seen.session)).await?;
+            cx.delete_owned::<Secret>(&seen.session, &job_name(&seen.session)).await?;
             finish(seen, now);
             let event = match seen.status.phase {
                 Some(RestorePhase::Succeeded) => news("RestoreSucceeded", "Restore", "the restore is done"),
@@ -279,7 +279,7 @@ async fn start(seen: &mut Seen, cx: &Cx) -> Result<(), Failure> {
             return Err(failure);
         }
         Err(failure) => {
-            job::stop(cx, &namespace, &job_name(&seen.session)).await?;
+            job::stop(cx, &seen.session, &job_name(&seen.session)).await?;
             seen.note(condition::RESTORE_EXECUTOR_ENSURED.is(false, failure.to_string(), now));
         }
     }
@@ -406,7 +406,7 @@ async fn abandon(session: &RestoreSession, cx: &Cx) -> Result<Requeue, Failure> 
     let status = session.status.clone().unwrap_or_default();
     if !status.phase.is_some_and(RestorePhase::is_over) {
         let namespace = session.namespace().unwrap_or_default();
-        job::stop(cx, &namespace, &job_name(session)).await?;
+        job::stop(cx, session, &job_name(session)).await?;
         resume(&status, &namespace, cx).await?;
     }
     cx.release(session).await?;

@@ -239,7 +239,7 @@ async fn end(snapshot: &Snapshot, cx: &Cx) -> Result<End, Failure> {
             }
             Work::Ended { error: None, .. } => {}
             Work::Ended { error: Some(error), outcome, .. } => {
-                job::stop(cx, &namespace, &name).await?;
+                job::stop(cx, snapshot, &name).await?;
                 let said = outcome.and_then(|said| said.results.into_iter().find_map(|line| line.error));
                 return Err(Failure::Transient(format!("forgetting its data: {}", said.unwrap_or(error))));
             }
@@ -247,7 +247,7 @@ async fn end(snapshot: &Snapshot, cx: &Cx) -> Result<End, Failure> {
                 let limits = cx.settings();
                 let until = work::given_up(&work, None, limits.start_limit, limits.stall_limit);
                 if until.is_some_and(|until| until < cx.now()) {
-                    job::stop(cx, &namespace, &name).await?;
+                    job::stop(cx, snapshot, &name).await?;
                     return Err(Failure::Transient("the Job that forgets its data does not get on".into()));
                 }
                 return Ok(End::Wait);

@@ -39,7 +39,7 @@ pub(super) async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<R
         Step::Start => start::start(seen, cx).await?,
         Step::TakeOver(why, outcome) => take_over(seen, &why, outcome.as_ref(), now),
         Step::Stop(reason, why) => {
-            job::stop(cx, &seen.namespace(), &job_name(&seen.session)).await?;
+            job::stop(cx, &seen.session, &job_name(&seen.session)).await?;
             cx.announce(&seen.session, warning(reason, "Backup", why.clone())).await;
             seen.note(condition::DEADLINE_EXCEEDED.is(true, why.clone(), now).because(reason));
             take_over(seen, &why, None, now);
@@ -56,9 +56,8 @@ pub(super) async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<R
             seen.note(condition::SESSION_HISTORY_CLEANED.is(true, "Old sessions have been deleted.", now));
         }
         Step::Finish => {
-            let (namespace, jobs) =
-                (seen.namespace(), [job_name(&seen.session), retention_name(&seen.session)]);
-            let secrets = jobs.iter().map(|name| cx.delete::<Secret>(&namespace, name));
+            let jobs = [job_name(&seen.session), retention_name(&seen.session)];
+            let secrets = jobs.iter().map(|name| cx.delete_owned::<Secret>(&seen.session, name));
             futures::future::try_join_all(secrets).await?;
             finish(seen, now);
             let event = match phase::backup_session_failure(&seen.status) {
@@ -72,7 +71,7 @@ pub(super) async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<R
             seen.status.retried = Some(true);
         }
         Step::Sweep => {
-            job::stop(cx, &seen.namespace(), &job_name(&seen.session)).await?;
+            job::stop(cx, &seen.session, &job_name(&seen.session)).await?;
             seen.work = job::work::Work::Absent;
         }
     }

@@ -177,7 +177,7 @@ pub(super) async fn remove(
     .await;
     if let Some(error) = error {
         seen.note(condition::SNAPSHOT_CLEANUP_INCOMPLETE.is(true, error, cx.now()));
-        job::stop(cx, &namespace, &name).await?;
+        job::stop(cx, &seen.session, &name).await?;
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ pub(super) async fn start(seen: &mut Seen, cx: &Cx) -> Result<(), Failure> {
         Err(failure) => {
             let why = failure.to_string();
             seen.note(condition::BACKUP_EXECUTOR_ENSURED.is(false, why.clone(), now));
-            job::stop(cx, &seen.namespace(), &job_name(&seen.session)).await?;
+            job::stop(cx, &seen.session, &job_name(&seen.session)).await?;
             act::take_over(seen, &why, None, now);
         }
     }
