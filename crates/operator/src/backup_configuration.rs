@@ -26,6 +26,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::{Resource, ResourceExt};
 use serde_json::json;
 
+use crate::backup_storage::storage_of;
 use crate::context::{Cx, Kind, is_owned, news};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::layout::clean;
@@ -210,18 +211,8 @@ fn repository(
     seen: &Seen,
 ) -> Result<Option<Repository>, String> {
     let namespace = this.namespace().unwrap_or_default();
+    let backend = this.spec.backend_of(entry).and_then(|number| seen.backends.get(number));
     let wanted = entry.backend.as_deref().unwrap_or_default();
-    let mut backends = seen.backends.iter();
-    // Without a name, the one without a name is meant, or the only one.
-    let backend = match wanted {
-        "" => backends.find(|backend| backend.name.as_deref().unwrap_or_default().is_empty()).or(match &seen
-            .backends[..]
-        {
-            [only] => Some(only),
-            _ => None,
-        }),
-        name => backends.find(|backend| backend.name.as_deref() == Some(name)),
-    };
     let backend = backend.ok_or_else(|| format!("backend: there is no backend {wanted:?}"))?;
     let Some(storage) = &backend.storage_ref else { return Ok(None) };
     let storage = Name::of(storage, &namespace);
@@ -237,7 +228,7 @@ fn repository(
         {
             return Err(format!("name: the Repository {} is of another target", entry.name));
         }
-        if crate::backup_storage::storage_of(present) != storage {
+        if storage_of(present) != storage {
             return Err(format!("name: the Repository {} lies in another BackupStorage", entry.name));
         }
         if clean(&present.spec.path) != clean(&directory) {
@@ -514,6 +505,9 @@ async fn delete(this: &BackupConfiguration, cx: &Cx) -> Result<Requeue, Failure>
         if let (Some(theirs), Some(ours)) = (&repository.spec.app_ref, &this.spec.target) {
             same &= theirs.name == ours.name && theirs.kind == ours.kind;
         }
+        if let Some(storage) = storage_of_entry(this, entry) {
+            same &= storage_of(&repository) == storage;
+        }
         if shared || !same || repository.metadata.deletion_timestamp.is_some() {
             continue;
         }
@@ -531,6 +525,16 @@ async fn delete(this: &BackupConfiguration, cx: &Cx) -> Result<Requeue, Failure>
     }
     cx.release(this).await?;
     Ok(Requeue::OnChange)
+}
+
+/// The storage of an entry's backend: as the backend names it, or as the default one was found.
+fn storage_of_entry(this: &BackupConfiguration, entry: &RepositoryInfo) -> Option<Name> {
+    let number = this.spec.backend_of(entry)?;
+    let named = this.spec.backends.get(number).and_then(|backend| backend.storage_ref.clone());
+    // The status has a line for each backend, in their order.
+    let found = this.status.as_ref().and_then(|status| status.backends.get(number));
+    let reference = named.or_else(|| found?.storage.as_ref()?.ref_.clone())?;
+    Some(Name::of(&reference, &this.namespace().unwrap_or_default()))
 }
 
 /// All entries for repositories, of all sessions.

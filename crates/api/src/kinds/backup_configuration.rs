@@ -52,6 +52,18 @@ pub struct BackupConfigurationSpec {
     pub sessions: Vec<Session>,
 }
 
+impl BackupConfigurationSpec {
+    /// Which of the backends a repository means: the one that it names; where it names none, the unnamed one, or the only
+    /// one. Without backends the default one is the first.
+    pub fn backend_of(&self, repository: &RepositoryInfo) -> Option<usize> {
+        let wanted = repository.backend.as_deref().unwrap_or_default();
+        match self.backends.as_slice() {
+            [] | [_] if wanted.is_empty() => Some(0),
+            all => all.iter().position(|backend| backend.name.as_deref().unwrap_or_default() == wanted),
+        }
+    }
+}
+
 /// A place for repositories.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -272,4 +284,29 @@ pub struct SessionStatus {
     /// Observations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_means_one_backend_or_none() {
+        let of = |names: &[&str], wanted: &str| {
+            let backend = |name: &&str| Backend { name: Some((*name).to_owned()), ..Backend::default() };
+            let spec = BackupConfigurationSpec {
+                backends: names.iter().map(backend).collect(),
+                ..BackupConfigurationSpec::default()
+            };
+            let backend = (!wanted.is_empty()).then(|| wanted.to_owned());
+            spec.backend_of(&RepositoryInfo { backend, ..RepositoryInfo::default() })
+        };
+        assert_eq!(of(&[], ""), Some(0), "the default one");
+        assert_eq!(of(&[], "a"), None);
+        assert_eq!(of(&["a"], ""), Some(0), "the only one");
+        assert_eq!(of(&["a", "b"], ""), None);
+        assert_eq!(of(&["a", ""], ""), Some(1), "the unnamed one");
+        assert_eq!(of(&["a", "b"], "b"), Some(1));
+        assert_eq!(of(&["a"], "b"), None);
+    }
 }

@@ -11,7 +11,7 @@ use crate::backend;
 use crate::document::is_label;
 use crate::job::{BackupJob, BackupPlace, COMPONENT, Place};
 use crate::kinds::backup_configuration::{
-    Backend, BackupConfiguration, RepositoryDeletionPolicy, RepositoryInfo, Session,
+    Backend, BackupConfiguration, BackupConfigurationSpec, RepositoryInfo, Session,
 };
 use crate::kinds::backup_storage::Storage;
 use crate::kinds::hook::HookInfo;
@@ -62,8 +62,6 @@ pub struct LoweredRepository {
     pub directory: String,
     /// What is kept in it.
     pub policy: Name,
-    /// What becomes of it when the configuration is deleted.
-    pub deletion_policy: RepositoryDeletionPolicy,
     /// Where its credentials come from.
     pub credentials: Credentials,
     /// The restic repository of the session's one component.
@@ -140,8 +138,8 @@ pub fn configuration(document: &BackupConfiguration, world: &World) -> Result<Lo
         if !seen.insert(&session.name) {
             problems.wrong(format!("{path}.name"), format!("there is another session {:?}", session.name));
         }
-        let lowered =
-            lower_session(session, &path, &namespace, target.as_ref(), &backends, world, &mut problems);
+        let (target, backends) = (target.as_ref(), &backends);
+        let lowered = lower_session(spec, session, &path, &namespace, target, backends, world, &mut problems);
         sessions.push((path, lowered));
     }
     shared_folders(&name, document, &backends, world, &mut problems);
@@ -204,7 +202,9 @@ fn backends<'a>(
     known
 }
 
+#[expect(clippy::too_many_arguments, reason = "a session with all that it may name")]
 fn lower_session(
+    of: &BackupConfigurationSpec,
     session: &Session,
     path: &str,
     namespace: &str,
@@ -247,7 +247,16 @@ fn lower_session(
         if !seen.insert(&info.name) {
             problems.wrong(format!("{path}.name"), format!("there is another repository {:?}", info.name));
         }
-        repositories.extend(repository(info, &path, session, namespace, backends, world, problems));
+        let backend = of.backend_of(info).and_then(|number| backends.get(number));
+        if backend.is_none() {
+            let there: Vec<_> = backends.iter().map(|one| one.name).collect();
+            let text = match info.backend.as_deref().unwrap_or_default() {
+                "" => format!("must name one of the backends: {}", there.join(", ")),
+                name => format!("there is no backend {name:?}; there are {}", there.join(", ")),
+            };
+            problems.wrong(format!("{path}.backend"), text);
+        }
+        repositories.extend(repository(info, &path, session, namespace, backend, world, problems));
     }
     let found = task::find(session.addon.as_ref(), false, &format!("{path}.addon"), world, problems)?;
     let params = format!("{}.params", found.path);
@@ -284,7 +293,7 @@ fn repository(
     path: &str,
     session: &Session,
     namespace: &str,
-    backends: &[Known<'_>],
+    backend: Option<&Known<'_>>,
     world: &World,
     problems: &mut Problems,
 ) -> Option<LoweredRepository> {
@@ -305,15 +314,6 @@ fn repository(
             None
         }
     };
-    let backend = find_backend(info, backends);
-    if backend.is_none() {
-        let there: Vec<_> = backends.iter().map(|one| one.name).collect();
-        let text = match info.backend.as_deref().unwrap_or_default() {
-            "" => format!("must name one of the backends: {}", there.join(", ")),
-            name => format!("there is no backend {name:?}; there are {}", there.join(", ")),
-        };
-        problems.wrong(format!("{path}.backend"), text);
-    }
     let (storage, spec, secret) = backend?.storage.as_ref()?;
     let component = component_path(&session.name, COMPONENT);
     let (directory, encryption, policy) = (directory?, encryption?, backend?.policy.clone()?);
@@ -329,20 +329,10 @@ fn repository(
         storage: storage.clone(),
         directory,
         policy,
-        deletion_policy: info.deletion_policy.unwrap_or(RepositoryDeletionPolicy::Delete),
         credentials: Credentials { place: info.name.clone(), storage: secret.clone(), encryption },
         place,
         path: component,
     })
-}
-
-/// The backend that a repository names; where it names none, the unnamed one, or the only one.
-fn find_backend<'a, 'b>(info: &RepositoryInfo, backends: &'a [Known<'b>]) -> Option<&'a Known<'b>> {
-    let name = info.backend.as_deref().unwrap_or_default();
-    match backends {
-        [only] if name.is_empty() => Some(only),
-        all => all.iter().find(|backend| backend.name == name),
-    }
 }
 
 /// Two repositories must not share a folder, nor may one lie in the other's: neither two of this configuration, nor one of
@@ -361,10 +351,8 @@ fn shared_folders(
             let Ok(directory) = super::directory(info.directory.as_deref().unwrap_or_default()) else {
                 continue;
             };
-            let Some((storage, ..)) = find_backend(info, backends).and_then(|one| one.storage.as_ref())
-            else {
-                continue;
-            };
+            let backend = document.spec.backend_of(info).and_then(|number| backends.get(number));
+            let Some((storage, ..)) = backend.and_then(|one| one.storage.as_ref()) else { continue };
             for (name, other, place) in &seen {
                 if *name == info.name && (*other != directory || place != storage) {
                     let text = format!(

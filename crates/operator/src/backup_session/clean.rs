@@ -79,16 +79,11 @@ pub(super) async fn retain(seen: &mut Seen, cx: &Cx) -> Result<(), Failure> {
 /// The policy of a repository's backend: as the configuration names it, or as its controller found the default one.
 fn policy_of(seen: &Seen, info: &RepositoryInfo) -> Option<ObjRef> {
     let configuration = seen.configuration.as_ref()?;
-    let name = info.backend.as_deref().unwrap_or_default();
-    let named =
-        configuration.spec.backends.iter().find(|one| one.name.as_deref().unwrap_or_default() == name);
-    let status = configuration.status.as_ref();
-    let found = status.and_then(|status| {
-        status.backends.iter().find(|one| one.name.as_deref().unwrap_or_default() == name)
-    });
-    named
-        .and_then(|backend| backend.retention_policy.clone())
-        .or_else(|| found?.retention_policy.as_ref()?.ref_.clone())
+    let number = configuration.spec.backend_of(info)?;
+    let named = configuration.spec.backends.get(number).and_then(|one| one.retention_policy.clone());
+    // The status has a line for each backend, in their order.
+    let found = configuration.status.as_ref().and_then(|status| status.backends.get(number));
+    named.or_else(|| found?.retention_policy.as_ref()?.ref_.clone())
 }
 
 /// The Snapshots of a Repository that the policy does not keep.
