@@ -96,6 +96,7 @@ fn decide(
     generation: Option<i64>,
     now: Timestamp,
 ) -> BackupStorageStatus {
+    let is_synced = condition::REPOSITORIES_SYNCED.in_list(&before.conditions) == Some(Truth::True);
     let mut conditions = before.conditions;
     let mut set = |condition: Condition| {
         condition::set(&mut conditions, Condition { observed_generation: generation, ..condition });
@@ -108,9 +109,11 @@ fn decide(
         None => condition::BACKEND_INITIALIZED.is(true, "Successfully initialized backend.", now),
         Some(why) => condition::BACKEND_INITIALIZED.is(false, why, now),
     });
-    // What was not looked at is as it was.
+    // What was not looked at is as it was. Once all that the bucket held is in the cluster, nobody is a stranger: a line
+    // that is not synced is then of a Repository that was not ready, and may have gone.
     let strangers = match &seen.found {
         Some(strangers) => strangers.clone(),
+        None if is_synced => Vec::new(),
         None => before.repositories.into_iter().filter(|line| line.synced == Some(false)).collect(),
     };
     if seen.found.is_some() {
@@ -318,6 +321,14 @@ mod tests {
         let synced = decide(&seen(Some(vec![])), first, None, Timestamp::UNIX_EPOCH);
         assert_eq!(names(&synced), ["a", "b"]);
         assert_eq!(condition::REPOSITORIES_SYNCED.in_list(&synced.conditions), Some(Truth::True));
+
+        // A Repository that went before it was ready is no stranger of the bucket.
+        let waits = StoredRepository { synced: Some(false), ..stored("waits", "0 B") };
+        let there = Seen { repositories: vec![waits], ..seen(None) };
+        let with = decide(&there, synced, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(names(&with), ["waits"]);
+        let gone = decide(&Seen { repositories: vec![], ..seen(None) }, with, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(names(&gone), [""; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use cistern_api::kinds::shared::{DeletionPolicy, ObjRef};
 use cistern_api::kinds::snapshot::{SnapshotPhase, SnapshotStatus, VerificationStatus};
 use cistern_api::kinds::{Repository, RepositorySpec, Snapshot, SnapshotSpec};
 use cistern_api::world::Name;
-use cistern_api::{labels, phase, usage};
+use cistern_api::{labels, name, phase, usage};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
@@ -135,11 +135,14 @@ async fn bring(
             left += 1;
             continue;
         };
-        if cx.get::<Snapshot>(&recorded, &wanted.name_any()).await?.is_some() {
-            continue;
+        let present = match cx.get::<Snapshot>(&recorded, &wanted.name_any()).await? {
+            Some(present) => present,
+            None => cx.create_once(&wanted).await?,
+        };
+        // One whose status could not be written when it was made is as good as new.
+        if present.status.is_none() {
+            cx.publish(&present, &status).await?;
         }
-        let created = cx.create_once(&wanted).await?;
-        cx.publish(&created, &status).await?;
     }
     Ok((left > 0).then(|| format!("{left} of its snapshot files cannot be used")))
 }
@@ -218,7 +221,7 @@ fn snapshot(
     snapshot.metadata.namespace = repository.namespace();
     snapshot.metadata.owner_references = Some(vec![owner(repository)]);
     let mut marks = ours(file.metadata.labels);
-    marks.insert(labels::REPO_NAME.to_owned(), repository.name_any());
+    marks.insert(labels::REPO_NAME.to_owned(), name::label(&repository.name_any()));
     snapshot.metadata.labels = Some(marks);
     let mut status = SnapshotStatus {
         phase: None,

@@ -76,7 +76,8 @@ pub(crate) async fn of_restore(cx: &Cx, document: &RestoreSession) -> Result<Wor
         (Some(name), _) => cx.get(other, name).await?.into_iter().collect(),
         (None, _) => Vec::new(),
     };
-    let repository = source.repository.clone().or_else(|| Some(snapshots.first()?.spec.repository.clone()));
+    let named = source.repository.clone().filter(|name| !name.is_empty());
+    let repository = named.or_else(|| Some(snapshots.first()?.spec.repository.clone()));
     let repository = match repository {
         Some(name) => cx.get::<Repository>(other, &name).await?,
         None => None,
@@ -110,14 +111,16 @@ async fn common(
     addons: impl Iterator<Item = &AddonInfo>,
     target: Option<&TypedRef>,
 ) -> Result<World, Failure> {
-    let names: BTreeSet<_> = addons.filter_map(|addon| addon.name.clone()).collect();
+    // An empty name is none, and asking for one would be an error of ours.
+    let is_name = |name: &String| !name.is_empty();
+    let names: BTreeSet<_> = addons.filter_map(|addon| addon.name.clone()).filter(is_name).collect();
     let catalogue = async {
         let api = cx.cluster::<Addon>();
         let addons = names.iter().map(|name| api.get_opt(name));
         let addons: Vec<_> = futures::future::try_join_all(addons).await?.into_iter().flatten().collect();
         let tasks =
             addons.iter().flat_map(|addon| addon.spec.backup_tasks.iter().chain(&addon.spec.restore_tasks));
-        let functions: BTreeSet<_> = tasks.filter_map(|task| task.function.clone()).collect();
+        let functions: BTreeSet<_> = tasks.filter_map(|task| task.function.clone()).filter(is_name).collect();
         let api = cx.cluster::<Function>();
         let functions = functions.iter().map(|name| api.get_opt(name));
         let functions: Vec<_> =
@@ -125,7 +128,7 @@ async fn common(
         Ok((addons, functions))
     };
     let claim = async {
-        match target.filter(|target| target.kind.as_deref() == Some("PersistentVolumeClaim")) {
+        match target.filter(|it| it.kind.as_deref() == Some("PersistentVolumeClaim") && is_name(&it.name)) {
             Some(target) => claim(cx, namespace, &target.name).await,
             None => Ok(None),
         }
