@@ -147,6 +147,13 @@ impl Condition {
         self.reason = Some(reason.into());
         self
     }
+
+    /// Whether it says that something is not as it should be: that it is false, or true of a kind that has no reason for
+    /// being false.
+    pub fn is_problem(&self) -> bool {
+        let is_bad = ALL.iter().any(|kind| kind.name == self.type_ && kind.no.is_empty());
+        self.status == if is_bad { Truth::True } else { Truth::False }
+    }
 }
 
 /// The condition of this kind in the list.
@@ -168,9 +175,7 @@ pub fn set(list: &mut Vec<Condition>, mut new: Condition) {
     }
 }
 
-/// The message of the first condition that is false.
-pub fn first_failure(list: &[Condition]) -> Option<&str> {
-    list.iter()
-        .find(|condition| condition.status == Truth::False)
-        .and_then(|condition| condition.message.as_deref())
+/// The message of the first condition that says that something is not as it should be.
+pub fn first_problem(list: &[Condition]) -> Option<&str> {
+    list.iter().find(|condition| condition.is_problem()).and_then(|condition| condition.message.as_deref())
 }

@@ -150,7 +150,7 @@ fn retention_failed(status: &BackupSessionStatus) -> bool {
 
 /// Why a BackupSession failed, for hooks, events and metrics; `None` if nothing says so.
 pub fn backup_session_failure(status: &BackupSessionStatus) -> Option<String> {
-    let of_conditions = condition::first_failure(&status.conditions).map(ToOwned::to_owned);
+    let of_conditions = condition::first_problem(&status.conditions).map(ToOwned::to_owned);
     let failed = |line: &SnapshotLine| line.phase == Some(SnapshotPhase::Failed);
     of_conditions
         .or_else(|| {

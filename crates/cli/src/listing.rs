@@ -6,7 +6,7 @@ use cistern_bucket::Key;
 use cistern_engine::fidelity::{self, Description};
 use cistern_repository::node::mode;
 use cistern_repository::{Id, Node, NodeKind, Snapshot};
-use comfy_table::Table;
+use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 /// The first eight digits of an id, as restic shows it.
@@ -27,6 +27,16 @@ pub fn local(time: &cistern_repository::Time) -> String {
 /// Bytes of a name or path for a terminal: control characters are escaped.
 pub fn shown(bytes: &[u8]) -> String {
     Key::from(bytes).to_string()
+}
+
+/// A table without a frame, under these heads; without any, it has no line of heads.
+pub fn table<const N: usize>(heads: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if N > 0 {
+        table.set_header(heads);
+    }
+    table
 }
 
 /// A table without a frame, as lines without white space around them.

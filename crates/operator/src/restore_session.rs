@@ -137,17 +137,9 @@ async fn act(step: Step, seen: &mut Seen, cx: &Cx) -> Result<Option<Requeue>, Fa
 
 /// Why a restore failed, for a person.
 fn failure_of(status: &RestoreSessionStatus) -> String {
-    let bad = [condition::DEADLINE_EXCEEDED, condition::RESTORE_INCOMPLETE];
-    let conditions =
-        bad.iter().filter_map(|kind| condition::find(&status.conditions, *kind)?.message.clone());
-    let components = status.components.values().filter_map(|part| part.error.clone());
-    let of_conditions = condition::first_failure(&status.conditions).map(str::to_owned);
-    of_conditions
-        .into_iter()
-        .chain(conditions)
-        .chain(components)
-        .next()
-        .unwrap_or_else(|| "the restore failed".into())
+    let of_conditions = condition::first_problem(&status.conditions);
+    let mut of_components = status.components.values().filter_map(|part| part.error.as_deref());
+    of_conditions.or_else(|| of_components.next()).unwrap_or("the restore failed").to_owned()
 }
 
 /// Finds out whether the restore can be done. What is wrong ends it; what is missing is waited for.

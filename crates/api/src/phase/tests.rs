@@ -229,6 +229,8 @@ fn a_policy_that_was_not_applied_fails_its_session() {
     assert_eq!(failure(&status), "one or more snapshots are failed");
     status.conditions = conditions("+SnapshotsEnsured -BackupExecutorEnsured -SessionHistoryCleaned");
     assert_eq!(failure(&status), "about BackupExecutorEnsured");
+    status.conditions = conditions("+BackupExecutorEnsured +DeadlineExceeded +MetricsPushed");
+    assert_eq!(failure(&status), "about DeadlineExceeded");
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use cistern_bucket::Class;
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
 use super::args::Connection;
 use crate::failure::{Failure, exit_code};
@@ -15,6 +17,32 @@ pub struct Cluster {
     pub client: Client,
     /// The namespace.
     pub namespace: String,
+}
+
+impl Cluster {
+    /// The objects of a kind in the namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// All objects of a kind, the oldest first.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn list<K>(&self, parameters: &ListParams) -> Result<Vec<K>, Failure>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        let mut items = self.api::<K>().list(parameters).await?.items;
+        items.sort_by_key(|item| (item.creation_timestamp().map(|time| time.0), item.name_any()));
+        Ok(items)
+    }
 }
 
 /// How long the API server may take to be reached.

@@ -2,25 +2,23 @@
 
 use std::pin::pin;
 
-use cistern_api::condition::{Condition, Truth};
+use cistern_api::condition::Condition;
 use cistern_api::kinds::backup_configuration::Session;
 use cistern_api::kinds::{BackupConfiguration, BackupSession, Repository, Snapshot};
-use cistern_api::{labels, name};
+use cistern_api::{labels, name, phase};
 use cistern_bucket::Class;
-use comfy_table::{Table, presets};
 use futures::{AsyncBufReadExt, StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kube::api::{ListParams, LogParams, Patch, PatchParams};
-use kube::{Api, Client, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::args::Verb;
 use super::client::Cluster;
 use crate::commands::{Outcome, Shell};
 use crate::failure::Failure;
-use crate::listing::columns;
+use crate::listing::{columns, table};
 
 /// BackupSessions that are shown of a configuration.
 const LAST_RUNS: usize = 10;
@@ -39,28 +37,6 @@ pub async fn run(shell: &Shell, cluster: &Cluster, verb: Verb) -> Outcome {
         Verb::Snapshots { repository } => snapshots(shell, cluster, repository.as_deref()).await?,
     }
     Ok(0)
-}
-
-impl Cluster {
-    fn api<K>(&self) -> Api<K>
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-    {
-        Api::namespaced(Client::clone(&self.client), &self.namespace)
-    }
-
-    /// All objects of a kind, the oldest first.
-    async fn list<K>(&self, parameters: &ListParams) -> Result<Vec<K>, Failure>
-    where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
-            + Clone
-            + std::fmt::Debug
-            + DeserializeOwned,
-    {
-        let mut items = self.api::<K>().list(parameters).await?.items;
-        items.sort_by_key(|item| (item.creation_timestamp().map(|time| time.0), item.name_any()));
-        Ok(items)
-    }
 }
 
 async fn pause(shell: &Shell, cluster: &Cluster, name: &str, paused: bool) -> Result<(), Failure> {
@@ -104,11 +80,11 @@ async fn describe(shell: &Shell, cluster: &Cluster, name: &str) -> Result<(), Fa
         ]);
     }
     shell.ui.result(format!("\n{}", columns(&table)));
-    let mut table = self::table(["BACKUPSESSION", "SESSION", "PHASE", "DURATION", "PROBLEM"]);
+    let mut table = crate::listing::table(["BACKUPSESSION", "SESSION", "PHASE", "DURATION", "PROBLEM"]);
     let own: Vec<_> = runs.iter().filter(|run| run.spec.invoker.name == name).collect();
     for run in own.iter().rev().take(LAST_RUNS) {
         let status = run.status.clone().unwrap_or_default();
-        let problem = status.conditions.iter().rev().find(|c| is_problem(c)).and_then(|c| c.message.clone());
+        let problem = phase::backup_session_failure(&status);
         table.add_row([
             run.name_any(),
             run.spec.session.clone().unwrap_or_default(),
@@ -132,27 +108,11 @@ fn word(phase: Option<impl std::fmt::Debug>) -> String {
     phase.map(|phase| format!("{phase:?}")).unwrap_or_default()
 }
 
-/// Whether a condition says that something is not as it should be.
-fn is_problem(condition: &Condition) -> bool {
-    // Of these, True is the bad news.
-    const BAD: [&str; 2] = ["BackupSkipped", "BackupIncomplete"];
-    let is_bad = BAD.contains(&condition.type_.as_str());
-    condition.message.as_ref().is_some_and(|message| !message.is_empty())
-        && condition.status == if is_bad { Truth::True } else { Truth::False }
-}
-
 fn problems(shell: &Shell, conditions: &[Condition]) {
-    for condition in conditions.iter().filter(|condition| is_problem(condition)) {
+    for condition in conditions.iter().filter(|condition| condition.is_problem()) {
         let message = condition.message.as_deref().unwrap_or_default();
         shell.ui.result(format!("{:<12}{}: {message}", "", condition.type_));
     }
-}
-
-fn table<const N: usize>(head: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(head);
-    table
 }
 
 async fn snapshots(shell: &Shell, cluster: &Cluster, repository: Option<&str>) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cistern_api::kinds::backup_session::BackupSessionPhase;
 use cistern_api::kinds::{BackupConfiguration, BackupSession, Snapshot};
+use cistern_api::phase;
 use cistern_bucket::Class;
 use cistern_operator::trigger::backup_session;
 use jiff::Timestamp;
@@ -23,11 +24,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// # Errors
 /// The configuration or its session is not there; the API server says no; a session that was followed did not succeed.
 pub async fn run(shell: &Shell, cluster: &Cluster, start: Start) -> Outcome {
-    let configurations: Api<BackupConfiguration> =
-        Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let configuration = configurations.get(&start.configuration).await?;
+    let configuration = cluster.api::<BackupConfiguration>().get(&start.configuration).await?;
     let session = session(&configuration, &start.session, Timestamp::now())?;
-    let sessions: Api<BackupSession> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let sessions = cluster.api::<BackupSession>();
     match sessions.create(&PostParams::default(), &session).await {
         // Two triggers of one second mean the same session.
         Ok(_) => (),
@@ -39,8 +38,7 @@ pub async fn run(shell: &Shell, cluster: &Cluster, start: Start) -> Outcome {
     if !start.wait {
         return Ok(0);
     }
-    let snapshots: Api<Snapshot> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    follow(shell, &sessions, &snapshots, &name).await
+    follow(shell, &sessions, &cluster.api::<Snapshot>(), &name).await
 }
 
 /// The BackupSession that begins at `now`.
@@ -71,10 +69,7 @@ async fn follow(
     let mut told = String::new();
     let mut ticks = tokio::time::interval(LOOK);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => (),
-            () = shell.cancel.cancelled() => return Err(cistern_engine::Error::Cancelled.into()),
-        }
+        ticks.tick().await;
         let session = match sessions.get(name).await.map_err(Failure::from) {
             Err(failure) if failure.class == Class::Unreachable => {
                 shell.ui.warn(failure.to_string());
@@ -95,10 +90,7 @@ async fn follow(
             shell.ui.say(&now);
             told = now;
         }
-        let why = || {
-            let told = status.conditions.iter().rev().map(|condition| condition.message.clone());
-            told.flatten().find(|message| !message.is_empty()).unwrap_or_default()
-        };
+        let why = || phase::backup_session_failure(&status).unwrap_or_default();
         return match phase {
             BackupSessionPhase::Succeeded => Ok(0),
             BackupSessionPhase::Failed => {

@@ -87,7 +87,7 @@ pub async fn run(cli: Cli, environment: Environment, ui: Arc<Ui>, cancel: Cancel
         Command::Job(args) => cluster::job::run(&shell, args).await,
         Command::Trigger(args) => {
             let connected = cluster::connect(&args.connection).await?;
-            cluster::trigger(&shell, &connected, args.start).await
+            shell.unless_interrupted(cluster::trigger(&shell, &connected, args.start)).await
         }
         Command::Cluster(args) => {
             let connected = cluster::connect(&args.connection).await?;

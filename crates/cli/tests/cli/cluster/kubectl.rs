@@ -45,6 +45,12 @@ fn run_of(name: &str, phase: &str, message: &str) -> Value {
                 "status": "True",
                 "lastTransitionTime": "2026-12-01T01:00:00Z",
                 "message": message,
+            }, {
+                // The operator's last word of every session.
+                "type": "MetricsPushed",
+                "status": "True",
+                "lastTransitionTime": "2026-12-01T01:00:01Z",
+                "message": "Metrics have been pushed successfully.",
             }],
         },
     })
