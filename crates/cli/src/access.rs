@@ -273,12 +273,8 @@ impl Access {
         }
         chain.append(&mut from_profile);
         chain.extend(ambient::identity(&self.environment));
-        // A store of one's own has no instance metadata of AWS; asking for it would only delay the answer
-        // that credentials are missing.
-        if chain.is_empty() || self.endpoint(role).ok().flatten().is_none() {
-            chain.extend(ambient::machine(&self.environment));
-        }
-        Ok(Credentials::Chain(chain))
+        let has_endpoint = self.endpoint(role).ok().flatten().is_some();
+        Ok(ambient::and_machine(chain, &self.environment, has_endpoint))
     }
 
     fn s3(&self, endpoint: Option<&Url>, bucket: &str, role: Role) -> Result<Arc<dyn Bucket>, Failure> {

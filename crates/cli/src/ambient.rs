@@ -9,9 +9,17 @@ use crate::environment::Environment;
 
 /// All of them, the nearest first, as AWS's own tools look for them.
 pub fn chain(environment: &Environment, has_endpoint: bool) -> Credentials {
-    let mut chain: Vec<Credentials> = keys(environment).into_iter().chain(identity(environment)).collect();
-    // A store of one's own has no instance metadata of AWS; asking for it would only delay the answer that credentials
-    // are missing.
+    let chain = keys(environment).into_iter().chain(identity(environment)).collect();
+    and_machine(chain, environment, has_endpoint)
+}
+
+/// These, and the role of the machine. A store of one's own has no instance metadata of AWS: beside other credentials, asking
+/// for it would only delay the answer that credentials are missing.
+pub fn and_machine(
+    mut chain: Vec<Credentials>,
+    environment: &Environment,
+    has_endpoint: bool,
+) -> Credentials {
     if chain.is_empty() || !has_endpoint {
         chain.extend(machine(environment));
     }
@@ -59,7 +67,7 @@ pub fn identity(environment: &Environment) -> Vec<Credentials> {
 }
 
 /// The role of the machine, from the metadata of the instance.
-pub fn machine(environment: &Environment) -> Option<Credentials> {
+fn machine(environment: &Environment) -> Option<Credentials> {
     let env = |name: &str| environment.first(&[name]);
     let disabled = env("AWS_EC2_METADATA_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"));
     let endpoint = env("AWS_EC2_METADATA_SERVICE_ENDPOINT").and_then(|url| Url::parse(&url).ok());

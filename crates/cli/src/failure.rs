@@ -183,26 +183,31 @@ impl From<cistern_engine::Error> for Failure {
     fn from(error: cistern_engine::Error) -> Self {
         use cistern_engine::Error as E;
         let class = error.class();
-        let hint = match &error {
-            E::SourceEmpty { .. } => {
-                Some("check the address; --allow-empty accepts an empty source".to_owned())
-            }
-            E::SourceShrunk { .. } => {
-                Some("look at what is gone with `cistern verify`; --accept-shrink accepts it".to_owned())
-            }
-            E::Incomplete { .. } => None,
-            E::Source(inner) | E::Target(inner) => bucket_hint(inner),
-            _ => None,
-        };
+        let (code, hint) = engine_code_and_hint(&error, class);
         match error {
             E::Repository(inner) => inner.into(),
             // The bucket's own text says which side it was: its name is in it.
-            E::Source(inner) | E::Target(inner) => {
-                Failure { error: Box::new(inner), class, code: exit_code(class), hint }
-            }
-            other => Failure { error: Box::new(other), class, code: exit_code(class), hint },
+            E::Source(inner) | E::Target(inner) => Failure { error: Box::new(inner), class, code, hint },
+            // Several repositories of a run end with one error.
+            E::Shared(inner) => Failure { error: Box::new(inner), class, code, hint },
+            other => Failure { error: Box::new(other), class, code, hint },
         }
     }
+}
+
+fn engine_code_and_hint(error: &cistern_engine::Error, class: Class) -> (u8, Option<String>) {
+    use cistern_engine::Error as E;
+    let hint = match error {
+        E::Shared(inner) => return engine_code_and_hint(inner, class),
+        E::Repository(inner) => return repository_code_and_hint(inner, class),
+        E::SourceEmpty { .. } => Some("check the address; --allow-empty accepts an empty source".to_owned()),
+        E::SourceShrunk { .. } => {
+            Some("look at what is gone with `cistern verify`; --accept-shrink accepts it".to_owned())
+        }
+        E::Source(inner) | E::Target(inner) => bucket_hint(inner),
+        _ => None,
+    };
+    (exit_code(class), hint)
 }
 
 #[cfg(test)]

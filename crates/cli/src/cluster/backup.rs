@@ -7,7 +7,7 @@ use cistern_api::job::{BackupJob, BackupPlace, HOST, Place};
 use cistern_api::kinds::Snapshot;
 use cistern_api::kinds::snapshot::{BackupProgress, Component, ResticStats, ResticSummary, SnapshotPhase};
 use cistern_api::size::{amount, go_duration, percent, size, speed};
-use cistern_bucket::{Address, Class, ErrorKind, Key};
+use cistern_bucket::{Address, ErrorKind, Key};
 use cistern_engine::{
     Backup, BackupReport, Error, Progress, Report, Role, Silent, Status, backup_to_several, repository_bucket,
 };
@@ -16,7 +16,7 @@ use futures::FutureExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::outcome::{Done, shown};
-use super::pod::Pod;
+use super::pod::{Pod, damaged};
 use super::watch::{Pulse, Watch};
 use crate::commands::identity;
 use crate::failure::Failure;
@@ -151,8 +151,7 @@ impl<'a> Run<'a> {
 /// Something was found.
 fn verdict(check: &RunCheck) -> Result<(), Failure> {
     let Some(first) = check.problems.first() else { return Ok(()) };
-    let number = counted(check.problems.len() as u64, "error");
-    Err(Failure::new(Class::Damaged, format!("the repository has {number}, the first: {first}")))
+    Err(damaged(check.problems.len() as u64, first))
 }
 
 fn component(place: &BackupPlace, phase: SnapshotPhase) -> Component {

@@ -7,7 +7,7 @@ use cistern_repository::{CheckOptions, ReadData, check};
 use jiff::Timestamp;
 
 use super::outcome::Done;
-use super::pod::Pod;
+use super::pod::{Pod, damaged};
 use super::watch::Watch;
 use crate::failure::Failure;
 use crate::units::{counted, size};
@@ -65,8 +65,7 @@ async fn maintain(job: &MaintainJob, place: &Place, name: &str, pod: &Pod) -> Re
         pod.ui.say(format!("{name}: no errors"));
         return Ok(());
     };
-    let number = counted(1 + harmful.count() as u64, "error");
-    Err(Failure::new(Class::Damaged, format!("the repository has {number}, the first: {}", first.problem)))
+    Err(damaged(1 + harmful.count() as u64, &first.problem))
 }
 
 /// Whether there is no repository: no backup has run yet.

@@ -17,6 +17,7 @@ use super::report::Server;
 use crate::commands::identity;
 use crate::failure::Failure;
 use crate::ui::Ui;
+use crate::units::counted;
 
 /// How long a report is tried when the kubelet is about to kill us.
 const LAST_WORDS: Duration = Duration::from_secs(10);
@@ -39,6 +40,12 @@ pub struct Pod {
     pub report_wait: Duration,
     /// When to stop.
     pub stop: Stop,
+}
+
+/// A check found so many errors, `first` among them.
+pub fn damaged(errors: u64, first: &impl std::fmt::Display) -> Failure {
+    let number = counted(errors, "error");
+    Failure::new(Class::Damaged, format!("the repository has {number}, the first: {first}"))
 }
 
 /// Asks a Job to stop: a signal, or its deadline.

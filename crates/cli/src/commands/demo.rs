@@ -14,7 +14,7 @@ use cistern_engine::{
 };
 use cistern_repository::{Options, Repository};
 use cistern_testkit::{Server, objects};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::CellAlignment;
 use futures::StreamExt;
 use secrecy::SecretString;
 use serde_json::json;
@@ -22,6 +22,7 @@ use serde_json::json;
 use super::{Outcome, Shell, identity};
 use crate::args;
 use crate::failure::Failure;
+use crate::listing;
 use crate::ui::Ui;
 use crate::units::{count, counted, size};
 
@@ -365,10 +366,8 @@ impl Rows {
     }
 
     fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        let header = ["", "Objects", "Bytes", "LIST", "GET", "HEAD", "PUT", "other", "Seconds", "Repository"];
-        table.set_header(header);
+        let heads = ["", "Objects", "Bytes", "LIST", "GET", "HEAD", "PUT", "other", "Seconds", "Repository"];
+        let mut table = listing::table(heads);
         for row in &self.0 {
             let of = |verb: Verb| row.requests.by_kind.get(verb.name()).copied().unwrap_or(0);
             let shown = [Verb::List, Verb::Get, Verb::Head, Verb::Put];
@@ -380,7 +379,7 @@ impl Rows {
             cells.push(size(row.repository));
             table.add_row(cells);
         }
-        for column in 1..header.len() {
+        for column in 1..heads.len() {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }

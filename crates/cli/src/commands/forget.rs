@@ -2,11 +2,10 @@
 
 use cistern_engine::retention::{Period, Policy};
 use cistern_engine::{Forget, ForgetReport, Judged, Report, Task};
-use comfy_table::{Table, presets};
 
 use super::{Outcome, Shell, prune, selector};
 use crate::args;
-use crate::listing::{columns, local, short};
+use crate::listing::{self, columns, local, short};
 use crate::units::counted;
 
 pub async fn run(shell: &Shell, args: args::Forget) -> Outcome {
@@ -104,8 +103,7 @@ fn show(shell: &Shell, report: &ForgetReport, is_pruned: bool) {
 }
 
 fn table(runs: &[Judged], dry_run: bool) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+    let mut table = listing::table([]);
     for run in runs {
         let (id, snapshot) = &run.parts[0];
         let parts = match run.parts.len() {

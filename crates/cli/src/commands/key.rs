@@ -1,13 +1,12 @@
 //! `cistern key`: lists, adds, removes and changes the passwords that open the repository.
 
 use cistern_repository::{LockKind, NewKey, Repository, StoredKey};
-use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
 use super::{Outcome, Shell, identity};
 use crate::args;
 use crate::failure::Failure;
-use crate::listing::{columns, local, short, shown};
+use crate::listing::{self, columns, local, short, shown};
 use crate::units::counted;
 
 pub async fn run(shell: &Shell, verb: args::Key) -> Outcome {
@@ -50,9 +49,7 @@ fn key_json(key: &StoredKey) -> Value {
 }
 
 fn table(keys: &[StoredKey]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([" ID", "User", "Host", "Created"]);
+    let mut table = listing::table([" ID", "User", "Host", "Created"]);
     for key in keys {
         let id = format!("{}{}", if key.is_current { '*' } else { ' ' }, short(&key.id));
         // Whoever wrote the key chose the labels: they must not steer the terminal.

@@ -8,21 +8,21 @@ use clap::Args;
 
 use crate::ambient;
 use crate::cluster::args::Connection;
-use crate::commands::{Outcome, Shell};
+use crate::commands::{Outcome, Shell, identity};
 use crate::environment::Environment;
 use crate::failure::Failure;
 
 /// Looks after the backups of a cluster.
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
-In a pod, the identity of the pod is used; elsewhere a kubeconfig file. BackupStorages without a Secret are opened with the
+A kubeconfig file is used where there is one, else the identity of the pod. BackupStorages without a Secret are opened with the
 identity of the operator (AWS_ROLE_ARN and the like, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), never with that of its
 machine.")]
 pub struct Operator {
     /// Namespace to look after; may be repeated [default: all of them]
     #[arg(short = 'n', long = "namespace", value_name = "NAMESPACE")]
     pub namespaces: Vec<String>,
-    /// kubeconfig file [env: KUBECONFIG] [default: in a pod, its own identity; else ~/.kube/config]
+    /// kubeconfig file [env: KUBECONFIG] [default: ~/.kube/config, else the identity of the pod]
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub kubeconfig: Option<std::path::PathBuf>,
     /// Context of the kubeconfig file [default: its current one]
@@ -74,9 +74,9 @@ fn settings(environment: &Environment, args: Operator) -> Settings {
     settings.metrics_address = args.metrics_address;
     let own = || std::fs::read_to_string(NAMESPACE_FILE).ok().map(|name| name.trim().to_owned());
     settings.lease_namespace = if args.no_leader_election { None } else { args.leader_election.or_else(own) };
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let own = identity();
     // Two processes of one machine are two candidates.
-    settings.identity = format!("{host}-{}", std::process::id());
+    settings.identity = format!("{}-{}", own.hostname, own.pid);
     let keys = ambient::keys(environment).into_iter();
     settings.ambient = Credentials::Chain(keys.chain(ambient::identity(environment)).collect());
     settings

@@ -4,13 +4,12 @@ use std::collections::HashMap;
 
 use cistern_engine::{PARTS_TAG, RUN_TAG, Run, runs};
 use cistern_repository::{Id, Snapshot, Summary};
-use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use super::{Outcome, Shell};
 use crate::args::{self, SnapshotFilter};
 use crate::failure::Failure;
-use crate::listing::{columns, local, short, snapshot_json};
+use crate::listing::{self, columns, local, short, snapshot_json};
 use crate::units::{count, counted, size};
 
 pub async fn run(shell: &Shell, args: args::Snapshots) -> Outcome {
@@ -73,9 +72,7 @@ fn newest(snapshots: &[(Id, Snapshot)], count: usize) -> Vec<(Id, Snapshot)> {
 
 /// A row for each run: its parts are one backup.
 fn table(runs: &[Run]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["ID", "Time", "Host", "Tags", "Paths", "Objects", "Size"]);
+    let mut table = listing::table(["ID", "Time", "Host", "Tags", "Paths", "Objects", "Size"]);
     for run in runs {
         let (id, first) = &run.parts[0];
         let is_ours =

@@ -20,6 +20,9 @@ pub fn run(shell: &Shell, args: &args::Validate) -> Outcome {
         }
     }
     let found = validate(&texts);
+    if found.documents == 0 && found.findings.is_empty() {
+        return Err(Failure::invalid("there is no document of Cistern's kinds"));
+    }
     let (mut wrong, mut missing) = (0, 0);
     for finding in &found.findings {
         let counts = args.strict || !finding.problem.missing;
@@ -36,14 +39,11 @@ pub fn run(shell: &Shell, args: &args::Validate) -> Outcome {
     }
     if shell.ui.is_json() {
         shell.ui.summary(&json!({ "documents": found.documents, "problems": wrong, "missing": missing }), []);
-    } else if found.documents == 0 && wrong == 0 {
-        return Err(Failure::invalid("there is no document of Cistern's kinds"));
     } else {
-        let kind = |number: u64, one: &str| counted(number, one);
         shell.ui.say(format!(
             "{}, {}",
-            kind(found.documents as u64, "document"),
-            if wrong == 0 { "nothing wrong".to_owned() } else { kind(wrong, "problem") }
+            counted(found.documents as u64, "document"),
+            if wrong == 0 { "nothing wrong".to_owned() } else { counted(wrong, "problem") }
         ));
     }
     Ok(if wrong == 0 { 0 } else { 2 })

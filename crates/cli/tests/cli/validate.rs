@@ -89,6 +89,7 @@ fn nothing_to_look_at_is_an_error() {
     let home = Home::new();
     home.write("other.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: x}\n");
     assert_eq!(home.run(&["validate", "other.yaml"]).code, 2);
+    assert_eq!(home.run(&["validate", "--json", "other.yaml"]).code, 2);
     assert_eq!(home.run(&["validate", "none.yaml"]).code, 20);
     std::fs::create_dir(home.path("empty")).unwrap();
     assert_eq!(home.run(&["validate", "empty"]).code, 2);
