@@ -12,8 +12,6 @@ pub const COMPONENT_BACKUP: &str = "kubestash-backup";
 pub const COMPONENT_RESTORE: &str = "kubestash-restore";
 /// Value of [`COMPONENT`]: removes what a policy does not keep.
 pub const COMPONENT_RETENTION: &str = "kubestash-retention-policy";
-/// Value of [`COMPONENT`]: prepares a storage.
-pub const COMPONENT_INITIALIZER: &str = "kubestash-initializer";
 /// Value of [`COMPONENT`]: deletes data.
 pub const COMPONENT_CLEANER: &str = "kubestash-cleaner";
 /// Kind of the object that another one was made for.

@@ -55,7 +55,7 @@ pub fn directory(text: &str) -> Result<String, &'static str> {
 }
 
 /// Whether one folder lies in the other, or is it.
-fn overlap(a: &str, b: &str) -> bool {
+pub fn overlap(a: &str, b: &str) -> bool {
     let below =
         |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     below(a, b) || below(b, a)
@@ -131,9 +131,9 @@ fn reason(error: &cistern_bucket::Error) -> String {
 
 /// The Secret that a storage names, in its own namespace.
 fn storage_secret(name: &Name, storage: &BackupStorage) -> Option<Name> {
-    let s3 = storage.spec.storage.s3.as_ref()?;
-    let secret = s3.secret_name.as_deref().filter(|text| !text.is_empty())?;
-    Some(Name::new(&name.namespace, secret))
+    // Storages of other providers are refused before their Secrets count.
+    storage.spec.storage.s3.as_ref()?;
+    storage.spec.storage.secret_name().map(|secret| Name::new(&name.namespace, secret))
 }
 
 /// The claim that is meant by a target. Other kinds are named as not supported.
@@ -185,4 +185,15 @@ fn timeout(said: Option<&kube::core::Duration>, path: &str, problems: &mut Probl
         return None;
     }
     Some(time.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_overlap_by_parts_and_not_by_letters() {
+        assert!(overlap("a", "a") && overlap("a", "a/b") && overlap("a/b/c", "a/b"));
+        assert!(!overlap("a", "ab") && !overlap("a/b", "a/c"));
+    }
 }

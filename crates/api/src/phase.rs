@@ -109,7 +109,7 @@ pub fn snapshots(lines: &[SnapshotLine]) -> BackupSessionPhase {
     let all = |wanted: fn(SnapshotPhase) -> bool| lines.iter().all(|line| wanted(phase(line)));
     if all(|phase| phase == SnapshotPhase::Pending) {
         BackupSessionPhase::Pending
-    } else if !all(|phase| matches!(phase, SnapshotPhase::Succeeded | SnapshotPhase::Failed)) {
+    } else if !all(SnapshotPhase::is_over) {
         BackupSessionPhase::Running
     } else if !all(|phase| phase == SnapshotPhase::Succeeded) {
         BackupSessionPhase::Failed

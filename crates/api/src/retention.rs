@@ -56,9 +56,7 @@ pub fn stale_snapshots<'a>(
             Some(SnapshotPhase::Failed) => false,
             _ => continue,
         };
-        let taken = status.and_then(|status| status.snapshot_time.as_ref());
-        let created = snapshot.metadata.creation_timestamp.as_ref();
-        let (Some(name), Some(time)) = (&snapshot.metadata.name, taken.or(created)) else { continue };
+        let (Some(name), Some(time)) = (&snapshot.metadata.name, snapshot.taken()) else { continue };
         let dated = Dated { name: name.clone(), time: time.0, succeeded };
         sessions.entry(snapshot.spec.session.as_deref()).or_default().push(dated);
     }

@@ -19,7 +19,7 @@ use kube::ResourceExt;
 use crate::context::{Cx, warning};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::discovery;
-use crate::layout::{BackendMeta, Layout, secret_name};
+use crate::layout::{BackendMeta, Layout};
 use crate::world::name_of;
 
 /// How often a storage is looked at when nothing happens.
@@ -50,17 +50,20 @@ impl Reconcile for BackupStorage {
             )),
             None => Layout::open(cx, &storage).await,
         };
-        let (initialized, found) = match &opened {
-            Ok(layout) => match initialize(cx, layout).await {
-                Ok(metadata) => (Ok(()), discovery::sync(cx, &storage, layout, &metadata, &before).await),
-                Err(failure) => (Err(failure), None),
-            },
-            Err(failure) => (Err(Failure::Missing(failure.to_string())), None),
+        let initialized = match opened {
+            Ok(layout) => initialize(cx, &layout).await.map(|metadata| (layout, metadata)),
+            Err(failure) => Err(failure),
+        };
+        let found = match &initialized {
+            Ok((layout, metadata)) => discovery::sync(cx, &storage, layout, metadata, &before).await,
+            Err(_) => None,
         };
         let repositories = repositories(cx, &storage).await?;
-        let secret = match (secret_name(&storage.spec.storage), &opened) {
-            (None, _) => None,
-            (Some(name), _) => Some(cx.keys(&storage.namespace().unwrap_or_default(), name).await?.is_some()),
+        let secret = match storage.spec.storage.secret_name() {
+            None => None,
+            // The bucket was opened with its keys.
+            Some(_) if initialized.is_ok() => Some(true),
+            Some(name) => Some(cx.keys(&storage.namespace().unwrap_or_default(), name).await?.is_some()),
         };
         let seen = Seen {
             secret,
@@ -70,10 +73,7 @@ impl Reconcile for BackupStorage {
         };
         let status = decide(&seen, before, storage.metadata.generation, cx.now());
         cx.publish(&storage, &status).await?;
-        match (opened, initialized) {
-            (Err(failure), _) | (_, Err(failure)) => Err(failure),
-            (Ok(_), Ok(())) => Ok(Requeue::After(CHECK)),
-        }
+        initialized.map(|_| Requeue::After(CHECK))
     }
 }
 

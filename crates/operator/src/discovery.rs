@@ -198,7 +198,7 @@ fn snapshot(
     now: Timestamp,
 ) -> Option<(Snapshot, SnapshotStatus)> {
     let old = file.status?;
-    let over = matches!(old.phase, Some(SnapshotPhase::Succeeded | SnapshotPhase::Failed));
+    let over = old.phase.is_some_and(SnapshotPhase::is_over);
     let paths = old.components.values().filter_map(|component| component.path.as_deref());
     if !over
         || !is_name(&file.metadata.name)

@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cistern_api::backend::{self, Keys};
-use cistern_api::kinds::backup_storage::{BackupStorage, Storage, StoredRepository};
+use cistern_api::kinds::backup_storage::{BackupStorage, StoredRepository};
+use cistern_api::lower::directory;
 use cistern_api::name::folder;
-use cistern_bucket::{Attributes, Bucket, ErrorKind, GetOptions, Key, ListRequest, Prefixed, PutOptions};
+use cistern_bucket::{
+    Address, Attributes, Bucket, ErrorKind, GetOptions, Key, ListRequest, Prefixed, PutOptions,
+};
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -79,24 +82,13 @@ pub struct Layout {
     lock: String,
 }
 
-/// Name of the Secret that a storage names.
-pub fn secret_name(storage: &Storage) -> Option<&str> {
-    let name = match storage.provider.as_str() {
-        "s3" => storage.s3.as_ref()?.secret_name.as_deref(),
-        "gcs" => storage.gcs.as_ref()?.secret_name.as_deref(),
-        "azure" => storage.azure.as_ref()?.secret_name.as_deref(),
-        _ => None,
-    };
-    name.filter(|name| !name.is_empty())
-}
-
 impl Layout {
     /// Opens the bucket of a storage, with the keys of the Secret that it names.
     ///
     /// # Errors
     /// The Secret is not there; the storage cannot be used from here.
     pub async fn open(cx: &Cx, storage: &BackupStorage) -> Result<Layout, Failure> {
-        let keys = match secret_name(&storage.spec.storage) {
+        let keys = match storage.spec.storage.secret_name() {
             None => Keys::default(),
             Some(name) => {
                 let namespace = storage.namespace().unwrap_or_default();
@@ -123,13 +115,13 @@ impl Layout {
             return Err(Failure::Invalid(why.to_owned()));
         }
         let place = backend::place(spec, "", "")?;
-        let bucket = backend::open(&place, keys, ambient)?;
-        let prefix = prefix(spec);
-        let lock = format!("metadata of {}", storage.uid().unwrap_or_default());
-        if prefix.is_empty() {
-            return Ok(Layout { bucket, lock });
+        let mut bucket = backend::open(&place, keys, ambient)?;
+        if let Address::S3 { prefix, .. } = &place.address
+            && let Some(prefix) = prefix.as_str().filter(|prefix| !prefix.is_empty())
+        {
+            bucket = Arc::new(Prefixed::new(bucket, format!("{prefix}/")));
         }
-        Ok(Layout { bucket: Arc::new(Prefixed::new(bucket, format!("{prefix}/"))), lock })
+        Ok(Layout { bucket, lock: format!("metadata of {}", storage.uid().unwrap_or_default()) })
     }
 
     /// Files in a bucket of tests.
@@ -307,33 +299,13 @@ impl Layout {
     }
 }
 
-/// The prefix of a storage in its bucket, without slashes at its ends.
-fn prefix(storage: &Storage) -> String {
-    let prefix = match storage.provider.as_str() {
-        "s3" => storage.s3.as_ref().and_then(|s3| s3.prefix.as_deref()),
-        "gcs" => storage.gcs.as_ref().and_then(|gcs| gcs.prefix.as_deref()),
-        "azure" => storage.azure.as_ref().and_then(|azure| azure.prefix.as_deref()),
-        _ => None,
-    };
-    folder(prefix.unwrap_or_default(), "")
-}
-
 fn snapshot_file(path: &str, name: &str) -> String {
     folder(path, &format!("snapshots/{name}.yaml"))
 }
 
 /// The folder of a Repository as it is compared and deleted; `None` if it names none, or leads out of the storage.
 pub fn clean(path: &str) -> Option<String> {
-    let path = folder(path, "");
-    let fine = !path.is_empty() && path.split('/').all(|part| part != "." && part != "..");
-    fine.then_some(path)
-}
-
-/// Whether one of two clean folders lies in the other, or they are the same.
-pub fn overlap(a: &str, b: &str) -> bool {
-    let inside =
-        |a: &str, b: &str| b.strip_prefix(a).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    inside(a, b) || inside(b, a)
+    directory(path).ok()
 }
 
 fn yaml(value: &impl Serialize) -> Result<String, Failure> {
@@ -457,11 +429,5 @@ mod tests {
         bucket.put(&Key::new("a/repository.yaml"), &[large], &PutOptions::default()).await.expect("put");
         let refused = layout.repository::<Repository>("a").await.expect_err("too large");
         assert!(matches!(&refused, Failure::Invalid(text) if text.contains("1048577 bytes")), "{refused}");
-    }
-
-    #[test]
-    fn folders_overlap_by_parts_and_not_by_letters() {
-        assert!(overlap("a", "a") && overlap("a", "a/b") && overlap("a/b/c", "a/b"));
-        assert!(!overlap("a", "ab") && !overlap("a/b", "a/c"));
     }
 }

@@ -11,6 +11,7 @@ use cistern_api::kinds::backup_storage::{BackupStorage, BackupStoragePhase, Stor
 use cistern_api::kinds::repository::{RecentSnapshot, Repository, RepositoryPhase, RepositoryStatus};
 use cistern_api::kinds::shared::{DeletionPolicy, From};
 use cistern_api::kinds::snapshot::{Component, Snapshot, SnapshotPhase};
+use cistern_api::lower::overlap;
 use cistern_api::{labels, phase, size, usage};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -19,7 +20,8 @@ use kube::ResourceExt;
 use crate::backup_storage::{ends, storage_of};
 use crate::context::{Cx, warning};
 use crate::controller::{Failure, Reconcile, Requeue, Watches};
-use crate::layout::{BackendMeta, Layout, clean, overlap};
+use crate::layout::{BackendMeta, Layout, clean};
+use crate::snapshot::of_repository;
 use crate::world::name_of;
 
 /// How many Snapshots the status lists.
@@ -44,7 +46,7 @@ impl Reconcile for Repository {
         }
         let repository = cx.hold(self).await?;
         let before = repository.status.clone().unwrap_or_default();
-        let sum = summary(&snapshots(cx, &repository).await?);
+        let sum = summary(&of_repository(cx, &name_of(&repository)).await?);
         let kept = keep(cx, &repository, &sum).await;
         let status = decide(&kept, before, sum, repository.metadata.generation, cx.now());
         cx.publish(&repository, &status).await?;
@@ -163,19 +165,9 @@ fn decide(
     status
 }
 
-/// The Snapshots of a Repository.
-async fn snapshots(cx: &Cx, repository: &Repository) -> Result<Vec<Snapshot>, Failure> {
-    let mut all = cx.list::<Snapshot>(&repository.namespace().unwrap_or_default(), "").await?;
-    all.retain(|snapshot| snapshot.spec.repository == repository.name_any());
-    Ok(all)
-}
-
 /// What Snapshots add up to. Nothing is said of a Repository that has none.
 fn summary(snapshots: &[Snapshot]) -> RepositoryStatus {
-    let time = |snapshot: &Snapshot| {
-        let taken = snapshot.status.as_ref().and_then(|status| status.snapshot_time.clone());
-        taken.or_else(|| snapshot.creation_timestamp())
-    };
+    let time = |snapshot: &Snapshot| snapshot.taken().cloned();
     let mut all: Vec<&Snapshot> =
         snapshots.iter().filter(|snapshot| snapshot.metadata.deletion_timestamp.is_none()).collect();
     if all.is_empty() {
@@ -231,7 +223,7 @@ async fn delete(repository: &Repository, cx: &Cx) -> Result<Requeue, Failure> {
         return Ok(Requeue::OnChange);
     }
     let namespace = repository.namespace().unwrap_or_default();
-    let snapshots = snapshots(cx, repository).await?;
+    let snapshots = of_repository(cx, &name_of(repository)).await?;
     for snapshot in snapshots.iter().filter(|snapshot| snapshot.metadata.deletion_timestamp.is_none()) {
         cx.delete::<Snapshot>(&namespace, &snapshot.name_any()).await?;
     }

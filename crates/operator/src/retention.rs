@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use cistern_api::job::{ForgetPlace, Outcome};
 use cistern_api::kinds::backup_session::{RetentionPolicyLine, RetentionPolicyPhase};
 use cistern_api::kinds::snapshot::{Snapshot, SnapshotPhase};
-use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::controller::Failure;
@@ -19,8 +18,8 @@ use crate::snapshot::restic_snapshots;
 pub(crate) const FORGETS: &str = "cistern.dev/forgets";
 /// Most Snapshots that one Job forgets; the next run goes on. So their names fit into an annotation.
 pub(crate) const MOST: usize = 500;
-/// What the engine says of a source that lost more than it may; a person has to look at it.
-const SHRANK: [&str; 2] = ["SourceShrunk", "shrank from"];
+/// Words of [`cistern_engine::Error::SourceShrunk`], a source that lost more than it may: a person has to look at it.
+const SHRANK: &str = "shrank from";
 
 /// Whether retention of a session's Snapshots has to wait: the newest one was refused because its source shrank, and the
 /// older ones may be all that is left.
@@ -37,25 +36,17 @@ pub(crate) fn accepts_shrink(snapshots: &[Snapshot], session: Option<&str>, name
 
 /// The Snapshots of a session that are over.
 fn newest_first<'a>(snapshots: &'a [Snapshot], session: Option<&str>) -> Vec<&'a Snapshot> {
-    let over = |one: &Snapshot| {
-        let phase = one.status.as_ref().and_then(|status| status.phase);
-        matches!(phase, Some(SnapshotPhase::Succeeded | SnapshotPhase::Failed))
-    };
+    let phase = |one: &Snapshot| one.status.as_ref().and_then(|status| status.phase);
+    let over = |one: &Snapshot| phase(one).is_some_and(SnapshotPhase::is_over);
     let mine = snapshots.iter().filter(|one| one.spec.session.as_deref() == session && over(one));
     let mut all: Vec<_> = mine.collect();
-    all.sort_by_key(|one| std::cmp::Reverse(taken(one)));
+    all.sort_by_key(|one| std::cmp::Reverse(one.taken().map(|time| time.0)));
     all
 }
 
 fn is_refused(snapshot: &Snapshot) -> bool {
     let mut parts = snapshot.status.iter().flat_map(|status| status.components.values());
-    parts
-        .any(|part| part.error.as_deref().is_some_and(|error| SHRANK.iter().any(|word| error.contains(word))))
-}
-
-fn taken(snapshot: &Snapshot) -> Option<Timestamp> {
-    let time = snapshot.status.as_ref().and_then(|status| status.snapshot_time.as_ref());
-    time.or(snapshot.metadata.creation_timestamp.as_ref()).map(|time| time.0)
+    parts.any(|part| part.error.as_deref().is_some_and(|error| error.contains(SHRANK)))
 }
 
 /// What is to be forgotten in a Repository, by folder of the component; `credentials` names the folder of its keys.
@@ -115,9 +106,16 @@ mod tests {
         serde_json::from_value(snapshot).expect("a Snapshot")
     }
 
+    /// What the engine says.
+    fn shrank() -> String {
+        let source_name = "/kubestash-data".to_owned();
+        cistern_engine::Error::SourceShrunk { source_name, before: 10, now: 4 }.to_string()
+    }
+
     #[test]
     fn nothing_goes_while_a_shrunken_source_is_refused() {
-        let shrank = Some("the source /kubestash-data shrank from 10 to 4 keys");
+        let shrank = shrank();
+        let shrank = Some(shrank.as_str());
         let refused = snapshot("a", 2, "Failed", shrank);
         let older = snapshot("a", 1, "Succeeded", None);
         assert!(is_frozen(&[older.clone(), refused.clone()], Some("a")));
@@ -133,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_word_accepts_the_refusal_that_it_names() {
-        let shrank = Some("the source /kubestash-data shrank from 10 to 4 keys");
+        let shrank = shrank();
+        let shrank = Some(shrank.as_str());
         let refused = |hour| {
             let mut snapshot = snapshot("a", hour, "Failed", shrank);
             snapshot.spec.backup_session = Some(format!("pvc-{hour}"));

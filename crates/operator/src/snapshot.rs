@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use cistern_api::condition::{self, Condition};
-use cistern_api::job::{ForgetJob, ForgetPlace, JobTask};
+use cistern_api::job::{ForgetJob, JobTask};
 use cistern_api::kinds::backup_session::BackupSession;
 use cistern_api::kinds::repository::Repository;
 use cistern_api::kinds::shared::{DeletionPolicy, TypedRef};
 use cistern_api::kinds::snapshot::{
     Snapshot, SnapshotPhase, SnapshotSpec, SnapshotStatus, VerificationStatus,
 };
+use cistern_api::world::Name;
 use cistern_api::{labels, name, phase, size};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -25,6 +26,7 @@ use crate::controller::{Failure, Reconcile, Requeue, Watches};
 use crate::destination::{self, Destination};
 use crate::job::work::{self, Work};
 use crate::job::{self, Plan, User};
+use crate::retention;
 
 /// The Snapshot that a session makes in a Repository.
 pub(crate) fn wanted(session: &BackupSession, repository: &Repository) -> Snapshot {
@@ -70,6 +72,18 @@ fn marks(
         (labels::APP_REF_NAME, &target.name),
     ];
     all.map(|(label, value)| (label.to_owned(), name::label(value))).into()
+}
+
+/// The Snapshots of a Repository.
+///
+/// # Errors
+/// The API server does not give them.
+pub(crate) async fn of_repository(cx: &Cx, repository: &Name) -> Result<Vec<Snapshot>, Failure> {
+    let selector = name::selector(labels::REPO_NAME, &repository.name);
+    let mut all = cx.list::<Snapshot>(&repository.namespace, &selector).await?;
+    // Of long names, the label has only a part.
+    all.retain(|one| one.spec.repository == repository.name);
+    Ok(all)
 }
 
 /// The id of a session's Snapshot in a Repository: a ULID of the session's creation, the same each time it is asked for.
@@ -119,7 +133,7 @@ pub(crate) fn observed(
 
 /// Whether the components of a Snapshot are over.
 pub(crate) fn parts_are_over(status: &SnapshotStatus) -> bool {
-    matches!(phase::components(status), SnapshotPhase::Succeeded | SnapshotPhase::Failed)
+    phase::components(status).is_over()
 }
 
 /// When somebody else than we last wrote the status of an object.
@@ -221,16 +235,15 @@ async fn end(snapshot: &Snapshot, cx: &Cx) -> Result<End, Failure> {
     if repository.metadata.deletion_timestamp.is_some() && is_wiped {
         return Ok(End::Go);
     }
-    let destination = match destination::of(cx, repository, &namespace).await {
+    let destination = match destination::of(cx, repository).await {
         Err(Failure::Missing(why) | Failure::Invalid(why)) => return Ok(End::Leave(why)),
         answer => answer?,
     };
     let name = name::joined("forget", &snapshot.name_any(), "");
-    let ids = restic_snapshots(snapshot);
-    if !ids.is_empty() {
+    if !restic_snapshots(snapshot).is_empty() {
         match work::look(cx, &namespace, &name).await? {
             Work::Absent => {
-                let plan = match forget(cx, snapshot, &destination, ids, name).await {
+                let plan = match forget(cx, snapshot, &destination, name).await {
                     Err(Failure::Missing(why) | Failure::Invalid(why)) => return Ok(End::Leave(why)),
                     answer => answer?,
                 };
@@ -266,16 +279,11 @@ async fn forget(
     cx: &Cx,
     snapshot: &Snapshot,
     destination: &Destination,
-    ids: BTreeMap<String, Vec<String>>,
     name: String,
 ) -> Result<Plan, Failure> {
     let namespace = snapshot.namespace().unwrap_or_default();
-    let keys = destination.keys(cx, &namespace).await?;
-    let place = |(path, snapshots): (String, Vec<String>)| -> Result<ForgetPlace, Failure> {
-        let place = destination.place(&path, "repository-0")?;
-        Ok(ForgetPlace { repository: snapshot.spec.repository.clone(), snapshots, place })
-    };
-    let repositories = ids.into_iter().map(place).collect::<Result<_, _>>()?;
+    let keys = destination.keys(cx).await?;
+    let repositories = retention::places(destination, [snapshot], "repository-0")?;
     Ok(Plan {
         name,
         owner: owner(snapshot),
@@ -286,7 +294,7 @@ async fn forget(
         volumes: Vec::new(),
         mounts: Vec::new(),
         read_only: true,
-        storages: destination.volume(&namespace)?.into_iter().collect(),
+        storages: destination.volume()?.into_iter().collect(),
         reports: None,
         user: User::Nobody,
         template: None,

@@ -108,7 +108,13 @@ pub fn trigger(
     let cron = CronJobSpec {
         schedule: scheduler.schedule.trim().to_owned(),
         starting_deadline_seconds: Some(scheduler.starting_deadline_seconds.unwrap_or(STARTING_DEADLINE)),
-        concurrency_policy: Some(scheduler.concurrency_policy.clone().unwrap_or_else(|| "Forbid".to_owned())),
+        concurrency_policy: Some(
+            scheduler
+                .concurrency_policy
+                .clone()
+                .filter(|policy| !policy.is_empty())
+                .unwrap_or_else(|| "Forbid".to_owned()),
+        ),
         suspend: Some(configuration.spec.paused == Some(true) || scheduler.suspend == Some(true)),
         successful_jobs_history_limit: Some(scheduler.successful_jobs_history_limit.unwrap_or(1)),
         failed_jobs_history_limit: Some(scheduler.failed_jobs_history_limit.unwrap_or(1)),

@@ -12,12 +12,12 @@ use cistern_api::kinds::{
 use cistern_api::lower::Credentials;
 use cistern_api::problem::Problem;
 use cistern_api::world::{ClaimFacts, Name, SecretFacts, World};
-use cistern_api::{labels, name};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, Secret};
 use kube::ResourceExt;
 
 use crate::context::{Cx, Kind};
 use crate::controller::Failure;
+use crate::snapshot::of_repository;
 
 /// The name of an object, with its namespace.
 pub(crate) fn name_of(object: &impl Kind) -> Name {
@@ -67,12 +67,7 @@ pub(crate) async fn of_restore(cx: &Cx, document: &RestoreSession) -> Result<Wor
     let source = &document.spec.data_source;
     let other = source.namespace.as_deref().filter(|it| !it.is_empty()).unwrap_or(&namespace);
     let snapshots: Vec<Snapshot> = match (source.snapshot.as_deref(), source.repository.as_deref()) {
-        (Some("latest"), Some(repository)) => {
-            let selector = name::selector(labels::REPO_NAME, repository);
-            let mut all = cx.list::<Snapshot>(other, &selector).await?;
-            all.retain(|one| one.spec.repository == repository);
-            all
-        }
+        (Some("latest"), Some(repository)) => of_repository(cx, &Name::new(other, repository)).await?,
         (Some(name), _) => cx.get(other, name).await?.into_iter().collect(),
         (None, _) => Vec::new(),
     };

@@ -64,6 +64,19 @@ pub struct Storage {
     pub local: Option<Local>,
 }
 
+impl Storage {
+    /// Name of the Secret with the keys, in the namespace of the BackupStorage.
+    pub fn secret_name(&self) -> Option<&str> {
+        let name = match self.provider.as_str() {
+            "s3" => self.s3.as_ref()?.secret_name.as_deref(),
+            "gcs" => self.gcs.as_ref()?.secret_name.as_deref(),
+            "azure" => self.azure.as_ref()?.secret_name.as_deref(),
+            _ => None,
+        };
+        name.filter(|name| !name.is_empty())
+    }
+}
+
 /// A bucket of S3 or of what speaks its protocol.
 #[skip_serializing_none]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

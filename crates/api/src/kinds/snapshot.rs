@@ -97,6 +97,21 @@ pub enum SnapshotPhase {
     Failed,
 }
 
+impl SnapshotPhase {
+    /// Whether nothing changes any more.
+    pub fn is_over(self) -> bool {
+        matches!(self, SnapshotPhase::Succeeded | SnapshotPhase::Failed)
+    }
+}
+
+impl Snapshot {
+    /// When it was taken: what its status says, else when the object was made.
+    pub fn taken(&self) -> Option<&Time> {
+        let said = self.status.as_ref().and_then(|status| status.snapshot_time.as_ref());
+        said.or(self.metadata.creation_timestamp.as_ref())
+    }
+}
+
 /// Whether somebody restored a Snapshot to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names say it")]

@@ -196,10 +196,8 @@ pub(super) fn latest<'a>(repository: &Name, world: &'a World) -> Option<(Name, &
         name.namespace == repository.namespace && snapshot.spec.repository == repository.name
     });
     let timed = of_repository.filter_map(|(name, snapshot)| {
-        let status =
-            snapshot.status.as_ref().filter(|status| status.phase == Some(SnapshotPhase::Succeeded))?;
-        let time = status.snapshot_time.as_ref().or(snapshot.metadata.creation_timestamp.as_ref())?;
-        Some((time.0, name, snapshot))
+        let phase = snapshot.status.as_ref().and_then(|status| status.phase);
+        Some((snapshot.taken()?.0, name, snapshot)).filter(|_| phase == Some(SnapshotPhase::Succeeded))
     });
     timed.max_by_key(|(time, name, _)| (*time, *name)).map(|(_, name, snapshot)| (name.clone(), snapshot))
 }

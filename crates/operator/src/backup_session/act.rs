@@ -148,7 +148,7 @@ async fn seal(seen: &mut Seen, cx: &Cx) -> Result<(), Failure> {
         let mut file = one.object.clone();
         file.status = Some(sealed.clone());
         let written = async {
-            let found = destination::find(cx, &namespace, &file.spec.repository, &namespace).await?;
+            let found = destination::find(cx, &namespace, &file.spec.repository).await?;
             found.layout(cx).await?.write_snapshot(&found.repository.spec.path, &file).await
         };
         match written.await {

@@ -1,6 +1,6 @@
 //! What is cleaned up after a backup: Snapshots that a policy does not keep, and old sessions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cistern_api::condition;
 use cistern_api::job::{ForgetJob, JobTask, Outcome};
@@ -11,7 +11,8 @@ use cistern_api::kinds::backup_session::{
 use cistern_api::kinds::retention_policy::RetentionPolicy;
 use cistern_api::kinds::shared::ObjRef;
 use cistern_api::kinds::snapshot::Snapshot;
-use cistern_api::{labels, name, retention as policy};
+use cistern_api::world::Name;
+use cistern_api::{labels, retention as policy};
 use k8s_openapi::api::batch::v1::Job;
 use kube::ResourceExt;
 
@@ -22,7 +23,7 @@ use crate::controller::Failure;
 use crate::destination::{self, Destination};
 use crate::job::{self, Plan, User, work};
 use crate::retention::{self, FORGETS, MOST};
-use crate::snapshot::restic_snapshots;
+use crate::snapshot::{of_repository, restic_snapshots};
 
 /// The Snapshots of one Repository that are no longer kept.
 struct Stale {
@@ -91,11 +92,11 @@ async fn look(seen: &Seen, repository: &str, reference: Option<ObjRef>, cx: &Cx)
     let namespace = seen.namespace();
     let reference = reference.ok_or_else(|| Failure::Missing("the backend has no RetentionPolicy".into()))?;
     let of = reference.namespace.as_deref().filter(|it| !it.is_empty()).unwrap_or(&namespace);
-    let selector = name::selector(labels::REPO_NAME, repository);
+    let name = Name::new(&namespace, repository);
     let (policy, destination, mut snapshots) = futures::try_join!(
         cx.get::<RetentionPolicy>(of, &reference.name),
-        destination::find(cx, &namespace, repository, &namespace),
-        cx.list::<Snapshot>(&namespace, &selector),
+        destination::find(cx, &namespace, repository),
+        of_repository(cx, &name),
     )?;
     let policy = policy.ok_or_else(|| {
         Failure::Missing(format!("the RetentionPolicy {of}/{} does not exist", reference.name))
@@ -106,15 +107,14 @@ async fn look(seen: &Seen, repository: &str, reference: Option<ObjRef>, cx: &Cx)
             same.status = Some(one.status.clone());
         }
     }
-    snapshots.retain(|one| one.spec.repository == repository && one.metadata.deletion_timestamp.is_none());
+    snapshots.retain(|one| one.metadata.deletion_timestamp.is_none());
     let stale = policy::stale_snapshots(&policy.spec, &snapshots, cx.now());
     let stale = stale.map_err(|error| Failure::Invalid(error.to_string()))?;
-    let names: Vec<_> = stale.iter().map(|one| one.name.as_str()).collect();
-    let (stale, kept): (Vec<_>, Vec<_>) =
-        snapshots.into_iter().partition(|one| names.contains(&one.name_any().as_str()));
-    let all: Vec<_> = stale.iter().chain(&kept).cloned().collect();
-    let free = |one: &Snapshot| !retention::is_frozen(&all, one.spec.session.as_deref());
-    let snapshots = stale.into_iter().filter(free).collect();
+    let sessions: BTreeSet<_> = snapshots.iter().map(|one| one.spec.session.clone()).collect();
+    let frozen = |session: &Option<String>| retention::is_frozen(&snapshots, session.as_deref());
+    let frozen: BTreeSet<_> = sessions.into_iter().filter(frozen).collect();
+    let stale: BTreeSet<_> = stale.into_iter().map(|one| one.name).collect();
+    snapshots.retain(|one| stale.contains(&one.name_any()) && !frozen.contains(&one.spec.session));
     Ok(Stale { destination, snapshots })
 }
 
@@ -131,8 +131,8 @@ async fn plan(seen: &Seen, stale: &[Stale], cx: &Cx) -> Result<Plan, Failure> {
     for (number, one) in stale.iter().enumerate() {
         let credentials = format!("repository-{number}");
         repositories.extend(retention::places(&one.destination, &one.snapshots, &credentials)?);
-        keys.insert(credentials, one.destination.keys(cx, &namespace).await?);
-        storages.extend(one.destination.volume(&namespace)?);
+        keys.insert(credentials, one.destination.keys(cx).await?);
+        storages.extend(one.destination.volume()?);
     }
     storages.dedup();
     Ok(Plan {
@@ -196,12 +196,11 @@ async fn settle(seen: &mut Seen, forgotten: &[String], cx: &Cx, verdict: impl Fn
 
 /// Removes the files and objects of forgotten Snapshots of a Repository.
 async fn wipe(cx: &Cx, namespace: &str, repository: &str, forgotten: &[String]) -> Result<(), Failure> {
-    let destination = destination::find(cx, namespace, repository, namespace).await?;
+    let destination = destination::find(cx, namespace, repository).await?;
     let layout = destination.layout(cx).await?;
-    let selector = name::selector(labels::REPO_NAME, repository);
-    for one in cx.list::<Snapshot>(namespace, &selector).await? {
+    for one in of_repository(cx, &Name::new(namespace, repository)).await? {
         let name = one.name_any();
-        if one.spec.repository == repository && forgotten.contains(&name) {
+        if forgotten.contains(&name) {
             layout.delete_snapshot(&destination.repository.spec.path, &name).await?;
             cx.delete::<Snapshot>(namespace, &name).await?;
         }
