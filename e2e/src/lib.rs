@@ -23,16 +23,14 @@ pub struct Cluster {
     pub kubeconfig: PathBuf,
     /// kubectl.
     pub kubectl: PathBuf,
-    /// helm.
-    pub helm: PathBuf,
     /// URL of the S3 server, the same for pods and for this machine.
     pub s3_endpoint: String,
     /// File with the keys of the S3 server.
     pub s3_credentials: PathBuf,
-    /// An image with a shell and the small programs of Unix.
-    pub busybox_image: String,
     /// A folder of the node that pods may mount.
     pub shared: PathBuf,
+    /// The folder of all of the cluster's state.
+    dir: PathBuf,
 }
 
 /// Who may use the S3 server.
@@ -125,7 +123,9 @@ impl Cluster {
     /// It cannot be started.
     pub fn try_kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String, String> {
         let mut command = Command::new(&self.kubectl);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        // Nothing is left in the home of whoever runs the tests.
+        command.arg("--cache-dir").arg(self.dir.join("kubectl-cache")).args(arguments);
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl starts");

@@ -1,10 +1,10 @@
 //! `cargo xtask e2e`: installs Cistern on a real cluster as an administrator would, and runs the tests of the whole flow.
 
+use crate::cluster::layout::Layout;
 use crate::process::{cargo, output, root, show};
-use crate::{cluster, image};
+use crate::{cluster, image, tools};
 use anyhow::{Context, Result};
-use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Where the operator lives.
@@ -26,15 +26,6 @@ pub struct Arguments {
     net: u8,
 }
 
-/// What `cluster.json` says.
-#[derive(Deserialize)]
-struct Places {
-    kubeconfig: PathBuf,
-    kubectl: PathBuf,
-    helm: PathBuf,
-    dir: PathBuf,
-}
-
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut build = cargo();
     build.args(["build", "--package", "cistern"]);
@@ -46,43 +37,48 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let archive = root().join("target/cistern.tar");
     let image = image::make(&root().join("target").join(profile).join("cistern"), &archive)?;
 
-    let description = cluster::up_for_tests(arguments.net)?;
-    let tested = test(arguments, &image, &archive, &description);
-    match (arguments.keep, tested) {
-        (true, tested) => tested,
-        (false, tested) => cluster::down_after_tests(arguments.net).and(tested),
+    let layout = Layout::new(arguments.net, None)?;
+    cluster::up(&layout)?;
+    let tested = test(arguments, &image, &archive, &layout);
+    match arguments.keep {
+        true => tested,
+        false => cluster::down(&layout).and(tested),
     }
 }
 
-fn test(arguments: &Arguments, image: &str, archive: &Path, description: &Path) -> Result<()> {
-    let places: Places =
-        serde_json::from_slice(&std::fs::read(description)?).context("cannot read cluster.json")?;
-    cluster::load_for_tests(arguments.net, archive)?;
-    install(&places, image)?;
+fn test(arguments: &Arguments, image: &(String, String), archive: &Path, layout: &Layout) -> Result<()> {
+    cluster::load(layout, archive)?;
+    install(layout, image)?;
     let mut test = cargo();
-    test.args(["test", "--package", "cistern-e2e", "--test", "e2e"]).env("CISTERN_CLUSTER", description);
+    test.args(["test", "--package", "cistern-e2e", "--test", "e2e"]);
+    test.env("CISTERN_CLUSTER", cluster::description(layout));
     test.args(&arguments.filter).args(["--", "--test-threads=1", "--nocapture"]);
     show(&mut test)
 }
 
-/// Installs the chart, and waits until the operator is ready.
-fn install(places: &Places, image: &str) -> Result<()> {
-    let (repository, tag) = image.rsplit_once(':').context("the image has no tag")?;
-    let mut helm = Command::new(&places.helm);
+/// Installs the chart, or brings it up to date on a cluster that was kept, and waits until the operator is ready.
+fn install(layout: &Layout, (name, digest): &(String, String)) -> Result<()> {
+    let (repository, tag) = name.rsplit_once(':').context("the image has no tag")?;
+    // helm installs definitions once and never changes them.
+    let definitions = root().join("charts/cistern/crds");
+    let definitions = definitions.to_str().context("the checkout lies in a path of text")?;
+    cluster::kubectl(layout, &["apply", "--server-side", "--force-conflicts", "--filename", definitions])?;
+    let mut helm = Command::new(tools::layout::helm()?);
     helm.args(["upgrade", "--install", "cistern"]).arg(root().join("charts/cistern"));
     helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout=120s"]);
     helm.arg(format!("--set=image.repository={repository},image.tag={tag}"));
+    // Another image of the same name is another pod.
+    helm.arg(format!("--set-string=podAnnotations.digest={digest}"));
     // helm keeps what it learns of a cluster in the home of whoever runs it.
     for name in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
-        helm.env(name, places.dir.join("helm"));
+        helm.env(name, layout.path("helm"));
     }
-    let installed = output(helm.arg("--kubeconfig").arg(&places.kubeconfig));
+    let installed = output(helm.arg("--kubeconfig").arg(layout.kubeconfig()));
     if installed.is_err() {
         for words in [["get", "pods", "--output=wide"], ["logs", "deployment/cistern-operator", "--tail=50"]]
         {
-            let mut kubectl = Command::new(&places.kubectl);
-            kubectl.arg("--kubeconfig").arg(&places.kubeconfig).args(["--namespace", NAMESPACE]).args(words);
-            println!("{}", output(&mut kubectl).unwrap_or_else(|error| format!("{error:#}")));
+            let words: Vec<&str> = ["--namespace", NAMESPACE].into_iter().chain(words).collect();
+            println!("{}", cluster::kubectl(layout, &words).unwrap_or_else(|error| format!("{error:#}")));
         }
     }
     installed.map(drop)

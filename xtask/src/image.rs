@@ -34,12 +34,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     make(&binary, &output).map(drop)
 }
 
-/// Writes the image of this program, and says what it is called.
-pub fn make(binary: &Path, output: &Path) -> Result<String> {
+/// Writes the image of this program. Gives what it is called, and its digest.
+pub fn make(binary: &Path, output: &Path) -> Result<(String, String)> {
     let image = image(binary)?;
     let digest = image.write(output)?;
     println!("{} {digest}\nin {}", image.name, output.display());
-    Ok(image.name)
+    Ok((image.name, digest))
 }
 
 fn image(binary: &Path) -> Result<Image> {

@@ -121,6 +121,45 @@ async fn from_a_secret_to_a_restored_bucket() {
     for (key, text) in &expected {
         assert_eq!(&std::fs::read_to_string(path.join(key)).unwrap(), text, "{key}");
     }
+
+    // What is called like a session and is none of its own stays, whatever becomes of the session.
+    test.apply(&support::restore("encrypt-secret", "folder", "repo-a"));
+    test.wait("restoresession/encrypt-secret", "jsonpath={.status.phase}=Failed", 60);
+    test.kubectl(&["delete", "restoresession", "encrypt-secret", "--timeout=60s"]);
+    assert_eq!(test.get("secret/encrypt-secret")["data"]["RESTIC_PASSWORD"], "Y2hhbmdlaXQ=");
+
+    // 4 once more, by the clock.
+    let every_minute =
+        json!([{ "op": "replace", "path": "/spec/sessions/0/scheduler/schedule", "value": "* * * * *" }]);
+    let patch = format!("--patch={every_minute}");
+    test.kubectl(&["patch", "backupconfiguration", "bucket-backup", "--type=json", &patch]);
+    test.wait("repository.storage.kubestash.com/repo-a", "jsonpath={.status.snapshotCount}=3", 120);
+    let pause = r#"--patch={"spec":{"paused":true}}"#;
+    test.kubectl(&["patch", "backupconfiguration", "bucket-backup", "--type=merge", pause]);
+    test.wait("cronjob/trigger-bucket-backup-frequent-backup", "jsonpath={.spec.suspend}=true", 30);
+    let ours = "backupsessions.core.kubestash.com -l kubestash.com/invoker-name=bucket-backup";
+    test.wait(ours, SUCCEEDED, 120);
+    // The policy keeps two: a Job has forgotten the first one.
+    test.wait("repository.storage.kubestash.com/repo-a", "jsonpath={.status.snapshotCount}=2", 60);
+    let first = kept.head(&Key::new(format!("fuse-backup/repo-a/snapshots/repo-a-{first}.yaml"))).await;
+    assert!(first.is_err_and(|error| error.kind == cistern_bucket::ErrorKind::NoSuchKey));
+
+    // 9. All objects are gone; the storage brings its Repository and Snapshots back, and they can be restored.
+    test.kubectl(&["delete", "backupconfiguration", "bucket-backup", "--timeout=60s"]);
+    test.kubectl(&["delete", "backupstorage", "storage", "--timeout=60s"]);
+    let left = test.get("repositories.storage.kubestash.com,snapshots.storage.kubestash.com");
+    assert_eq!(left["items"], json!([]));
+    test.apply(&support::storage(&test.cluster, "storage", "e2e-flow-kept", "fuse-backup"));
+    test.wait("repository.storage.kubestash.com/repo-a", "create", 60);
+    test.wait("repository.storage.kubestash.com/repo-a", READY, 60);
+    test.wait("snapshots.storage.kubestash.com -l kubestash.com/repo-name=repo-a", SUCCEEDED, 60);
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    test.apply(&support::restore("found-again", "folder", "repo-a"));
+    test.wait("restoresession/found-again", SUCCEEDED, 120);
+    for (key, text) in &expected {
+        assert_eq!(&std::fs::read_to_string(path.join(key)).unwrap(), text, "{key}");
+    }
 }
 
 /// The fields that users know of a Snapshot.

@@ -3,8 +3,8 @@
 use super::daemon::{Daemon, wait_for};
 use super::layout::{Layout, kubernetes};
 use super::storage::Credentials;
-use super::{apply, kubectl, load};
-use crate::oci::{Image, Root};
+use super::{apply, kubectl, make_image};
+use crate::oci::Root;
 use crate::process::output;
 use crate::tools::layout::{GEESEFS, S3DRIVER};
 use anyhow::{Result, bail};
@@ -93,24 +93,6 @@ fn images(layout: &Layout) -> Result<()> {
     make_image(layout, DRIVER_IMAGE, driver)?;
     make_image(layout, REGISTRAR_IMAGE, registrar)?;
     make_image(layout, BUSYBOX_IMAGE, || Ok((system()?, Vec::new())))
-}
-
-fn make_image(
-    layout: &Layout,
-    name: &str,
-    content: impl FnOnce() -> Result<(Root, Vec<String>)>,
-) -> Result<()> {
-    let simple = name.replace(['/', ':'], "-");
-    let file = layout.path("images").join(&simple);
-    if file.exists() {
-        return Ok(());
-    }
-    let (root, entrypoint) = content()?;
-    let image = Image { name: name.to_owned(), root, entrypoint, ..Image::default() };
-    let new = layout.path("images").join(format!("{simple}.new"));
-    image.write(&new)?;
-    load(layout, &new)?;
-    Ok(fs::rename(new, file)?)
 }
 
 /// busybox under all its names, accounts and certificates.

@@ -3,10 +3,10 @@
 use super::config::PAUSE_IMAGE;
 use super::daemon::{Daemon, kill, processes, wait_for};
 use super::layout::{API_PORT, Layout, kubernetes};
-use super::{cgroup, kubectl};
-use crate::oci::{Image, Root};
+use super::{cgroup, kubectl, make_image};
+use crate::oci::Root;
 use crate::process::output;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
@@ -138,23 +138,11 @@ fn shims(layout: &Layout) -> Vec<i32> {
 }
 
 fn pause_image(layout: &Layout) -> Result<()> {
-    let file = layout.path("images/pause.tar");
-    if file.exists() {
-        return Ok(());
-    }
-    let mut root = Root::default();
-    root.file("pause", &kubernetes("pause")?, 0o755)?;
-    let image = Image {
-        name: PAUSE_IMAGE.to_owned(),
-        root,
-        entrypoint: vec!["/pause".to_owned()],
-        ..Image::default()
-    };
-    fs::create_dir_all(layout.path("images"))?;
-    let new = layout.path("images/pause.new");
-    image.write(&new)?;
-    super::load(layout, &new)?;
-    fs::rename(new, file).context("cannot keep the image")
+    make_image(layout, PAUSE_IMAGE, || {
+        let mut root = Root::default();
+        root.file("pause", &kubernetes("pause")?, 0o755)?;
+        Ok((root, vec!["/pause".to_owned()]))
+    })
 }
 
 fn etcd(layout: &Layout) -> Vec<String> {

@@ -3,19 +3,21 @@
 //! Control plane, kubelet, container runtime, network, DNS, an object store (MinIO) and a CSI driver that mounts
 //! its buckets. Everything lives in one folder and in one network namespace, and goes without a trace. Outside
 //! of them lies only what the programs put at fixed places, which is removed at the end as well: cgroups, sockets
-//! below `/run/containerd`, results below `/var/lib/cni`, links in `/var/log/containers`. Empty folders stay.
+//! below `/run/containerd`, results below `/var/lib/cni`, links in `/var/log/containers`. Empty folders stay, and the
+//! lock file that tells who has a cluster's number.
 
 mod cgroup;
 mod config;
 mod csi;
 mod daemon;
 mod kubernetes;
-mod layout;
+pub(crate) mod layout;
 mod mounts;
 mod network;
 mod pki;
 mod storage;
 
+use crate::oci::{Image, Root};
 use crate::process::output;
 use crate::tools;
 use anyhow::{Context, Result, bail};
@@ -86,24 +88,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Starts the cluster with this number, and says where its description is.
-pub fn up_for_tests(net: u8) -> Result<PathBuf> {
-    let layout = Layout::new(net, None)?;
-    up(&layout)?;
-    Ok(description(&layout))
-}
-
-/// Makes an image known to the cluster with this number.
-pub fn load_for_tests(net: u8, file: &Path) -> Result<()> {
-    load(&Layout::new(net, None)?, file).map(drop)
-}
-
-/// Ends the cluster with this number.
-pub fn down_after_tests(net: u8) -> Result<()> {
-    down(&Layout::new(net, None)?)
-}
-
-fn up(layout: &Layout) -> Result<()> {
+/// Starts a cluster, or what of it does not run.
+pub(crate) fn up(layout: &Layout) -> Result<()> {
     let _lock = lock(layout)?;
     tools::install_for_cluster()?;
     let start = Instant::now();
@@ -126,7 +112,8 @@ fn up(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-fn down(layout: &Layout) -> Result<()> {
+/// Ends a cluster and removes all its data.
+pub(crate) fn down(layout: &Layout) -> Result<()> {
     let _lock = lock(layout)?;
     kubernetes::down(layout)?;
     storage::down(layout)?;
@@ -170,7 +157,8 @@ fn places(layout: &Layout) {
     println!("for tests: {}", description(layout).display());
 }
 
-fn description(layout: &Layout) -> PathBuf {
+/// The file that tells tests where things are.
+pub(crate) fn description(layout: &Layout) -> PathBuf {
     layout.path("cluster.json")
 }
 
@@ -227,8 +215,27 @@ fn lock(layout: &Layout) -> Result<File> {
     Ok(lock)
 }
 
+/// Makes an image known to the cluster, unless it has been.
+pub(crate) fn make_image(
+    layout: &Layout,
+    name: &str,
+    content: impl FnOnce() -> Result<(Root, Vec<String>)>,
+) -> Result<()> {
+    let simple = name.replace(['/', ':'], "-");
+    let file = layout.path("images").join(&simple);
+    if file.exists() {
+        return Ok(());
+    }
+    let (root, entrypoint) = content()?;
+    let image = Image { name: name.to_owned(), root, entrypoint, ..Image::default() };
+    let new = layout.path("images").join(format!("{simple}.new"));
+    image.write(&new)?;
+    load(layout, &new)?;
+    Ok(fs::rename(new, file)?)
+}
+
 /// Imports an OCI archive and returns what containerd says of it.
-fn load(layout: &Layout, file: &Path) -> Result<String> {
+pub(crate) fn load(layout: &Layout, file: &Path) -> Result<String> {
     output(kubernetes::ctr(layout).args(["images", "import"]).arg(file))
 }
 
@@ -240,7 +247,7 @@ fn kubectl_command(layout: &Layout) -> Result<Command> {
 }
 
 /// Runs kubectl and returns what it printed.
-fn kubectl(layout: &Layout, words: &[&str]) -> Result<String> {
+pub(crate) fn kubectl(layout: &Layout, words: &[&str]) -> Result<String> {
     output(kubectl_command(layout)?.args(words))
 }
 
