@@ -1,25 +1,25 @@
 //! The controllers of Cistern: the only code that changes a cluster.
 //!
-//! [`run`] starts one controller for each kind. What they share is in [`context`] (how objects are read and written),
-//! [`controller`] (the loop, and what follows from a failure), [`lease`], [`serve`] and [`metrics`]. Each controller is a
+//! [`run`] starts one controller for each kind. What they share is in `context` (how objects are read and written),
+//! `controller` (the loop, and what follows from a failure), `lease`, `serve` and `metrics`. Each controller is a
 //! file, whose passes have five steps: observe, lower, decide, apply, publish.
 
 mod backup_configuration;
 mod backup_session;
 mod backup_storage;
-pub mod context;
-pub mod controller;
+mod context;
+mod controller;
 mod destination;
 mod discovery;
 mod job;
-pub mod layout;
-pub mod lease;
-pub mod metrics;
+mod layout;
+mod lease;
+mod metrics;
 mod repository;
 mod restore_session;
 mod retention;
-pub mod series;
-pub mod serve;
+mod series;
+mod serve;
 mod snapshot;
 pub mod trigger;
 mod world;

@@ -18,7 +18,7 @@ use crate::snapshot::restic_snapshots;
 pub(crate) const FORGETS: &str = "cistern.dev/forgets";
 /// Most Snapshots that one Job forgets; the next run goes on. So their names fit into an annotation.
 pub(crate) const MOST: usize = 500;
-/// Words of [`cistern_engine::Error::SourceShrunk`], a source that lost more than it may: a person has to look at it.
+/// Words of the engine's error about a source that lost more than it may: a person has to look at it.
 const SHRANK: &str = "shrank from";
 
 /// Whether retention of a session's Snapshots has to wait: the newest one was refused because its source shrank, and the
